@@ -1,0 +1,47 @@
+"""Every error autocache raises, and the wording they share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutocacheError(Exception):
+    """Base of every error raised by autocache."""
+
+
+class UnknownStrategyError(AutocacheError):
+    """No strategy has the given name."""
+
+
+class UnknownModelError(AutocacheError):
+    """No model spec describes the target, or the target is no model at all."""
+
+
+class ParameterError(AutocacheError):
+    """A strategy parameter is unknown, of the wrong type, or out of range."""
+
+
+class SpecError(AutocacheError):
+    """A model spec cannot be read, is malformed, or does not fit the live model."""
+
+
+class PatchError(AutocacheError):
+    """The model cannot be instrumented as it stands."""
+
+
+class MemoryLimitError(AutocacheError):
+    """What the strategy has to keep does not fit the given memory limit."""
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """A clause naming the nearest valid word, or all of them when none is near.
+
+    >>> nearest("teacach", ["teacache", "attention"])
+    "; did you mean 'teacache'?"
+    """
+    names = list(valid)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; expected one of: {', '.join(sorted(names))}" if names else ""

@@ -1,0 +1,334 @@
+"""Train the bundled text-to-image pipeline from nothing: `python tools/train_demo.py --out build/shapes`.
+
+Stages: tokenizers, autoencoder, latents, flow transformer with its text encoders, export. Each
+checkpoints and resumes; running the command again continues where it stopped. Every batch is drawn
+from the seed and its step number alone, so an interrupted run sees the data of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from autocache.demo.scenes import random_scene, render, scenes
+
+SEED = 20
+TEXT_LENGTH = 24
+DROP_CAPTION = 0.1
+
+
+def atomic_save(value: object, path: Path) -> None:
+    """Write beside and rename, so that a killed run never leaves half a checkpoint."""
+    torch.save(value, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def build_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """Tokenizers whose vocabulary is the words of the captions."""
+    rng = random.Random(SEED)
+    words = sorted({word for _ in range(2000) for word in random_scene(rng).caption.split()})
+    byte_pairs = Tokenizer(BPE(end_of_word_suffix="</w>"))
+    byte_pairs.pre_tokenizer = WhitespaceSplit()
+    trainer = BpeTrainer(
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"),
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    byte_pairs.train_from_iterator(words, trainer)
+    learned = json.loads(byte_pairs.to_str())["model"]
+    vocab, merges = learned["vocab"], [tuple(pair) for pair in learned["merges"]]
+    clip = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH)
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    letters = [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    pieces = [("\u2581" + word, -3.0) for word in words]
+    t5 = T5Tokenizer(vocab=special + pieces + letters, extra_ids=0, model_max_length=TEXT_LENGTH)
+    clip.save_pretrained(folder / "tokenizer")
+    t5.save_pretrained(folder / "tokenizer_2")
+    return clip, t5
+
+
+def build_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 48, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=64,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=False,
+    )
+
+
+def build_transformer() -> FluxTransformer2DModel:
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=4,
+        num_single_layers=8,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=96,
+        pooled_projection_dim=64,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+def build_text_encoders(clip: CLIPTokenizer, t5: T5Tokenizer) -> tuple[CLIPTextModel, T5EncoderModel]:
+    pooled = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(clip),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=TEXT_LENGTH,
+            bos_token_id=clip.bos_token_id,
+            eos_token_id=clip.eos_token_id,
+            pad_token_id=clip.pad_token_id,
+        )
+    )
+    words = T5EncoderModel(
+        T5Config(
+            vocab_size=len(t5),
+            d_model=96,
+            d_kv=24,
+            d_ff=192,
+            num_layers=3,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+    )
+    return pooled, words
+
+
+def cosine(step: int, total: int, warmup: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+
+
+class Progress:
+    """One line every `every` steps: loss, speed, time left."""
+
+    def __init__(self, name: str, total: int, every: int = 50) -> None:
+        self.name, self.total, self.every = name, total, every
+        self.started, self.first, self.losses = time.monotonic(), None, []
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.first = step if self.first is None else self.first
+        self.losses.append(loss)
+        if (step + 1) % self.every == 0:
+            pace = (time.monotonic() - self.started) / (step + 1 - self.first)
+            mean = sum(self.losses) / len(self.losses)
+            left = pace * (self.total - step - 1) / 60
+            print(f"{self.name} {step + 1}/{self.total} loss {mean:.4f} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+            self.losses.clear()
+
+
+def train_autoencoder(folder: Path, device: torch.device, steps: int, batch: int) -> AutoencoderKL:
+    vae = build_autoencoder().to(device)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    checkpoint, start = folder / "autoencoder.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    report = Progress("autoencoder", steps)
+    for step in range(start, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * cosine(step, steps, 50)
+        rng = random.Random(f"autoencoder-{SEED}-{step}")
+        generator = torch.Generator().manual_seed(step)
+        pixels = render([random_scene(rng) for _ in range(batch)], rng).to(device) * 2 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            posterior = vae.encode(pixels).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        decoded = decoded.float()
+        difference = decoded - pixels
+        loss = difference.abs().mean() + 2 * difference.square().mean()
+        loss = loss + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        report(step, difference.detach().square().mean().item())
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            atomic_save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint)
+    return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_latents(folder: Path, vae: AutoencoderKL, device: torch.device, count: int) -> dict:
+    """Latents and captions of `count` training scenes, normalised to zero mean and unit variance."""
+    path = folder / "latents.pt"
+    if path.exists():
+        return torch.load(path)
+    source, rng = scenes(SEED, held_out=False), random.Random(SEED)
+    latents, captions = [], []
+    for done in range(0, count, 100):
+        batch = [next(source) for _ in range(100)]
+        latents.append(vae.encode(render(batch, rng).to(device) * 2 - 1).latent_dist.mean.cpu())
+        captions += [scene.caption for scene in batch]
+        if done % 2000 == 0:
+            print(f"latents {done}/{count}", flush=True)
+    stacked = torch.cat(latents)
+    shift, scale = stacked.mean().item(), 1 / stacked.std().item()
+    data = {"latents": ((stacked - shift) * scale).half(), "captions": captions, "shift": shift, "scale": scale}
+    atomic_save(data, path)
+    return data
+
+
+class Denoiser(nn.Module):
+    """The flow transformer and the two text encoders trained with it."""
+
+    def __init__(self, clip: CLIPTokenizer, t5: T5Tokenizer) -> None:
+        super().__init__()
+        self.transformer = build_transformer()
+        self.pooled, self.words = build_text_encoders(clip, t5)
+
+    def forward(self, noisy, sigma, clip_ids, t5_ids):
+        images = FluxPipeline._prepare_latent_image_ids(1, 8, 8, noisy.device, torch.float32)
+        return self.transformer(
+            hidden_states=noisy,
+            timestep=sigma,
+            pooled_projections=self.pooled(clip_ids).pooler_output,
+            encoder_hidden_states=self.words(t5_ids)[0],
+            txt_ids=torch.zeros(t5_ids.shape[1], 3, device=noisy.device),
+            img_ids=images,
+            return_dict=False,
+        )[0]
+
+
+def optimizers(model: Denoiser) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the transformer's blocks, AdamW for everything else."""
+    inside, outside = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = "transformer_blocks" in name and parameter.ndim == 2 and "norm" not in name
+        (inside if is_matrix else outside).append(parameter)
+    muon = torch.optim.Muon(inside, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(outside, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adam]
+
+
+def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch: int) -> Denoiser:
+    clip, t5 = build_tokenizers(folder)
+    torch.manual_seed(SEED)
+    model = Denoiser(clip, t5).to(device)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+    )
+    chosen = optimizers(model)
+    checkpoint, start = folder / "flow.pt", 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        for optimizer, saved in zip(chosen, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        start = state["step"]
+    pad = {"padding": "max_length", "max_length": TEXT_LENGTH, "return_tensors": "pt"}
+    clip_ids = clip([*data["captions"], ""], **pad).input_ids
+    t5_ids = t5([*data["captions"], ""], **pad).input_ids
+    packed = data["latents"].reshape(-1, 4, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 16)
+    report = Progress("flow", steps)
+    for step in range(start, steps):
+        factor = cosine(step, steps, 100)
+        for optimizer in chosen:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+        generator = torch.Generator().manual_seed(step)
+        index = torch.randint(len(packed), (batch,), generator=generator)
+        dropped = torch.rand(batch, generator=generator) < DROP_CAPTION
+        text = torch.where(dropped, len(packed), index)
+        clean = packed[index].float().to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        sigma = torch.sigmoid(torch.randn(batch, generator=generator) + 0.2).to(device)
+        noisy = torch.lerp(clean, noise, sigma[:, None, None])
+        velocity = model(noisy, sigma, clip_ids[text].to(device), t5_ids[text].to(device))
+        loss = (velocity - (noise - clean)).square().mean()
+        for optimizer in chosen:
+            optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in chosen:
+            optimizer.step()
+        average.update_parameters(model)
+        report(step, loss.item())
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
+            atomic_save(state | {"optimizers": [o.state_dict() for o in chosen]}, checkpoint)
+    return average.module.eval()
+
+
+def export(folder: Path, out: Path, vae: AutoencoderKL, data: dict) -> None:
+    """Write the averaged weights as a diffusers pipeline in half precision."""
+    clip, t5 = build_tokenizers(folder)
+    model = Denoiser(clip, t5)
+    state = torch.load(folder / "flow.pt", map_location="cpu")["average"]
+    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")})
+    vae.register_to_config(scaling_factor=data["scale"], shift_factor=data["shift"])
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=vae,
+        text_encoder=model.pooled,
+        tokenizer=clip,
+        text_encoder_2=model.words,
+        tokenizer_2=t5,
+        transformer=model.transformer,
+    )
+    pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("build/train_demo"), help="checkpoints live here")
+    parser.add_argument("--out", type=Path, default=Path("autocache/demo/models/shapes"))
+    parser.add_argument("--device", default="cpu", help="any torch device")
+    parser.add_argument("--autoencoder-steps", type=int, default=900)
+    parser.add_argument("--flow-steps", type=int, default=4000)
+    parser.add_argument("--scenes", type=int, default=24000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--export-only", action="store_true", help="export the checkpoints as they are")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device)
+    torch.manual_seed(SEED)
+    vae = train_autoencoder(options.work, device, options.autoencoder_steps, 32)
+    data = encode_latents(options.work, vae, device, options.scenes)
+    if not options.export_only:
+        train_flow(options.work, device, data, options.flow_steps, options.batch)
+    export(options.work, options.out, vae.cpu(), data)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
