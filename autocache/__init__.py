@@ -1,0 +1,55 @@
+"""Training-free cache acceleration of diffusion models, without a change to the model's code.
+
+>>> import autocache
+>>> autocache.patch(pipe, "teacache", threshold=0.1)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import demo, errors
+    from .api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
+    from .run_stats import RunStats
+
+_HOME = {
+    "Patch": "api",
+    "RunStats": "run_stats",
+    "is_patched": "api",
+    "patch": "api",
+    "patched": "api",
+    "specs": "api",
+    "stats": "api",
+    "strategies": "api",
+    "unpatch": "api",
+}
+_MODULES = ("demo", "errors")
+
+__all__ = [
+    "Patch",
+    "RunStats",
+    "demo",
+    "errors",
+    "is_patched",
+    "patch",
+    "patched",
+    "specs",
+    "stats",
+    "strategies",
+    "unpatch",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"autocache.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"autocache.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'autocache' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,265 @@
+"""patch and unpatch: look up the spec, plan the strategy, install it on the live model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from . import strategies as _strategies
+from .errors import ParameterError, PatchError, UnknownModelError
+from .run_stats import RunStats, collect
+from .runtime.probe import probe_sites
+from .runtime.root import session_of
+from .runtime.session import Session
+from .runtime.store import parse_bytes
+from .specs import registry
+from .specs.bind import bind
+from .strategies.recipe import Strategy
+
+if TYPE_CHECKING:
+    from .specs.registry import SpecInfo
+    from .specs.schema import Spec
+    from .strategies import StrategyInfo
+
+DENOISER_NAMES = ("transformer", "transformer_2", "unet", "prior", "decoder")
+"""Where diffusers' pipelines keep what may be a denoiser."""
+
+
+class Patch:
+    """A strategy at work on one or more denoisers. As a context manager it unpatches on leaving."""
+
+    def __init__(self, strategy: Strategy, sessions: list[Session]) -> None:
+        self._strategy = strategy
+        self._sessions = sessions
+
+    @property
+    def strategy(self) -> Strategy:
+        """The strategy with its parameters."""
+        return self._strategy
+
+    @property
+    def spec(self) -> Spec:
+        """The spec of the (first) denoiser."""
+        return self._sessions[0].spec
+
+    @property
+    def denoisers(self) -> list[nn.Module]:
+        """The patched models."""
+        return [session.model for session in self._sessions]
+
+    @property
+    def enabled(self) -> bool:
+        """Whether calls are acted on. Setting it, also between two steps, drops what was cached."""
+        return self._sessions[0].enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        for session in self._sessions:
+            if session.enabled != value:
+                session.drop()
+            session.enabled = value
+
+    def reset(self) -> None:
+        """Drop everything cached and recorded; the next call starts a generation."""
+        for session in self._sessions:
+            session.forget()
+            session.clear_records()
+
+    def stats(self) -> RunStats:
+        """What was computed and skipped so far."""
+        files = [str(s.spec.file) if s.spec.file else None for s in self._sessions]
+        return collect(self._sessions, self._strategy, files)
+
+    def unpatch(self) -> None:
+        """Take everything off again. Doing so twice is allowed."""
+        for session in self._sessions:
+            session.remove()
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.unpatch()
+
+    def __repr__(self) -> str:
+        models = ", ".join(type(model).__name__ for model in self.denoisers)
+        return f"<autocache {self._strategy} on {models}>"
+
+
+def patch(
+    target: Any,
+    strategy: str | Strategy,
+    *,
+    spec: str | Path | Spec | None = None,
+    enabled: bool = True,
+    dry_run: bool = False,
+    memory_limit: int | str | None = None,
+    **params: Any,
+) -> Patch:
+    """Instrument a live model with a caching strategy. All or nothing: on an error it is as it was.
+
+    Args:
+        target: a diffusers pipeline (every denoiser in it is patched) or a bare model. A target that
+            is patched already gets the new strategy instead.
+        strategy: its name, see `autocache.strategies()`, or a strategy object.
+        spec: a YAML spec file, or the name of a spec, where the model's class has none of its own.
+        enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
+        dry_run: compute everything, and record what would have been skipped and at what error.
+        memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.
+        **params: the strategy's parameters.
+
+    Raises:
+        UnknownStrategyError: no strategy has that name.
+        ParameterError: a parameter is unknown, out of range, or does not fit the model.
+        UnknownModelError: the target is no model, or no spec describes it.
+        SpecError: the spec cannot be read or does not fit the model.
+        PatchError: the model is under another library's cache.
+    """
+    chosen = _strategy(strategy, params)
+    try:
+        limit = parse_bytes(memory_limit)
+    except ValueError as error:
+        raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
+    models = _denoisers(target, spec)
+    planned = [_plan(model, chosen, spec, limit, dry_run) for model in models]
+    _install(planned)
+    patched_ = Patch(chosen, [session for session, _ in planned])
+    for session, _ in planned:
+        session.patch = patched_
+        if not isinstance(target, nn.Module):
+            session.attach(target)
+    patched_.enabled = enabled
+    return patched_
+
+
+def unpatch(target: Any) -> None:
+    """Take every patch off a pipeline or model; nothing happens where there is none."""
+    for session in _sessions(target):
+        session.remove()
+
+
+@contextlib.contextmanager
+def patched(target: Any, strategy: str | Strategy, **options: Any) -> Iterator[Patch]:
+    """`patch` for the length of a `with` block."""
+    with patch(target, strategy, **options) as installed:
+        yield installed
+
+
+def is_patched(target: Any) -> bool:
+    """Whether any denoiser of the target is patched."""
+    return bool(_sessions(target))
+
+
+def stats(target: Any) -> RunStats:
+    """What was computed and skipped since the target was patched.
+
+    Raises:
+        PatchError: it is not patched.
+    """
+    found = _sessions(target)
+    if not found:
+        raise PatchError(f"{_describe(target)} is not patched; call autocache.patch on it first")
+    files = [str(s.spec.file) if s.spec.file else None for s in found]
+    return collect(found, found[0].patch.strategy, files)
+
+
+def attach(pipeline: Any) -> None:
+    """Let patched denoisers of a pipeline take its scheduler's signals."""
+    for session in _sessions(pipeline):
+        session.attach(pipeline)
+
+
+def strategies() -> list[StrategyInfo]:
+    """The strategies there are, by name."""
+    return _strategies.infos()
+
+
+def specs() -> list[SpecInfo]:
+    """The model specs there are, by name."""
+    return registry.specs()
+
+
+def _strategy(strategy: str | Strategy, params: Mapping[str, Any]) -> Strategy:
+    if isinstance(strategy, str):
+        return _strategies.get(strategy).create(**params)
+    if not isinstance(strategy, Strategy):
+        raise ParameterError(f"strategy is {strategy!r}; expected a name or a strategy object")
+    return type(strategy).create(**(strategy.model_dump(exclude_unset=True) | dict(params)))
+
+
+def _plan(
+    model: nn.Module, strategy: Strategy, spec: Any, limit: int | None, dry_run: bool
+) -> tuple[Session, list]:
+    if getattr(model, "is_cache_enabled", False):
+        raise PatchError(
+            f"{type(model).__name__} is under diffusers' own cache; call disable_cache() on it first"
+        )
+    bound = bind(registry.resolve(spec, model), model)
+    config = dict(getattr(model, "config", {}))
+    recipe = strategy.recipe(bound, config)
+    session = Session(model, bound, recipe, limit, dry_run)
+    probe = recipe.when.probe
+    sites = probe_sites(bound, probe, session) if probe else []
+    return session, [*sites, *recipe.where.sites(bound, session)]
+
+
+def _install(planned: list[tuple[Session, list]]) -> None:
+    undo: list[Callable[[], None]] = []
+    try:
+        for session, sites in planned:
+            replaced = session_of(session.model)
+            if replaced is not None:
+                undo.append(replaced.suspend())
+            undo.append(session.remove)
+            session.install(sites)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _sessions(target: Any) -> list[Session]:
+    found = (session_of(module) for _, module in _modules(target))
+    return [session for session in dict.fromkeys(found) if session is not None]
+
+
+def _modules(target: Any) -> list[tuple[str, nn.Module]]:
+    """The modules a target consists of, with the names it has for them."""
+    if isinstance(target, nn.Module):
+        return [("", _uncompiled(target))]
+    components = getattr(target, "components", None)
+    if not isinstance(components, Mapping):
+        return []
+    named = [(n, _uncompiled(c)) for n, c in components.items() if isinstance(c, nn.Module)]
+    return list({id(module): (name, module) for name, module in named}.values())
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    return getattr(module, "_orig_mod", module)
+
+
+def _denoisers(target: Any, spec: Any) -> list[nn.Module]:
+    modules = _modules(target)
+    if not modules:
+        raise UnknownModelError(
+            f"{_describe(target)} is no model; expected a diffusers pipeline or a torch module"
+        )
+    if isinstance(target, nn.Module):
+        return [modules[0][1]]
+    if spec is not None:
+        named = [module for name, module in modules if name in DENOISER_NAMES]
+    else:
+        named = [module for _, module in modules if registry.find(module) is not None]
+    if named:
+        return named
+    candidates = [m for n, m in modules if n in DENOISER_NAMES] or [m for _, m in modules]
+    registry.resolve(spec, candidates[0])
+    raise UnknownModelError(f"{_describe(target)} has no denoiser")
+
+
+def _describe(target: Any) -> str:
+    return f"a {type(target).__name__}"

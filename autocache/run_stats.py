@@ -1,0 +1,118 @@
+"""What a patched pipeline did: computed, skipped, and what it held in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .runtime.record import StepRecord
+    from .runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Module calls that were run, of those an unpatched model would have run."""
+
+    run: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Share run, 1.0 when there was nothing to run."""
+        return self.run / self.total if self.total else 1.0
+
+    def __str__(self) -> str:
+        return f"{self.run} of {self.total} ({self.share:.1%})"
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """Totals since the patch or the last `Patch.reset()`, and the record of the latest calls.
+
+    `seconds` is host time in the denoiser; `bytes_held` and `bytes_peak` are cached tensors. After a
+    dry run all calls were run, and the steps say what would have been skipped and at what error.
+    """
+
+    strategy: str
+    parameters: dict[str, Any]
+    model: str
+    spec_file: str | None
+    generations: int
+    passes: int
+    blocks: Calls
+    attention: Calls
+    seconds: float
+    bytes_held: int
+    bytes_peak: int
+    steps: tuple[StepRecord, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        calls = {"block_calls": self.blocks, "attention_calls": self.attention}
+        return {
+            "strategy": self.strategy,
+            "parameters": self.parameters,
+            "model": self.model,
+            "spec_file": self.spec_file,
+            "generations": self.generations,
+            "passes": self.passes,
+            **{k: {"run": c.run, "total": c.total, "share": c.share} for k, c in calls.items()},
+            "seconds": {"denoiser": self.seconds},
+            "bytes": {"held": self.bytes_held, "peak": self.bytes_peak},
+            "steps": [dataclasses.asdict(step) for step in self.steps],
+        }
+
+    def __str__(self) -> str:
+        from .runtime.store import readable_bytes
+
+        rows = {
+            "strategy": self.strategy,
+            "model": self.model,
+            "spec": self.spec_file or "given in memory",
+            "generations": f"{self.generations}, {self.passes} denoiser calls",
+            "block calls run": str(self.blocks),
+            "attention calls run": str(self.attention),
+            "denoiser time": f"{self.seconds:.2f} s",
+            "cached": f"{readable_bytes(self.bytes_held)}, at most {readable_bytes(self.bytes_peak)}",
+            "last generation": self._map(),
+        }
+        if self.passes and self.blocks.share == self.attention.share == 1.0:
+            rows["note"] = "nothing was skipped"
+        width = max(len(key) for key in rows)
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
+
+    def _map(self) -> str:
+        """One letter per step and branch: C computed, r reused, p predicted."""
+        if not self.steps:
+            return "none"
+        letters = {"computed": "C", "reused": "r", "predicted": "p"}
+        last = self.steps[-1].generation
+        branches: dict[tuple[str, str], str] = {}
+        for step in self.steps:
+            if step.generation == last:
+                key = (step.denoiser, step.branch)
+                branches[key] = branches.get(key, "") + letters[step.action]
+        return "; ".join(f"{branch} {drawn}" for (_, branch), drawn in branches.items())
+
+
+def collect(sessions: Sequence[Session], strategy: Any, files: Sequence[str | None]) -> RunStats:
+    """The stats of one pipeline's denoisers together."""
+    blocks = sum(s.passes * s.block_count for s in sessions)
+    attention = sum(s.passes * s.attention_count for s in sessions)
+    return RunStats(
+        strategy=strategy.name,
+        parameters=strategy.parameters(),
+        model=", ".join(dict.fromkeys(s.label for s in sessions)),
+        spec_file=", ".join(dict.fromkeys(file for file in files if file)) or None,
+        generations=max(s.generations for s in sessions),
+        passes=sum(s.passes for s in sessions),
+        blocks=Calls(blocks - sum(s.blocks_skipped for s in sessions), blocks),
+        attention=Calls(attention - sum(s.attention_skipped for s in sessions), attention),
+        seconds=sum(s.seconds for s in sessions),
+        bytes_held=sum(s.ledger.held for s in sessions),
+        bytes_peak=sum(s.ledger.peak for s in sessions),
+        steps=tuple(record for s in sessions for record in s.records),
+    )

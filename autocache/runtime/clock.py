@@ -1,0 +1,94 @@
+"""Which generation, step and guidance branch the present denoiser call belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+MAX_BRANCHES = 8
+"""Guidance branches in one step. More calls than this at one time are a new generation: a loop that
+always runs at one timestep would otherwise open a new branch, with a state of its own, for ever."""
+
+
+class Clock:
+    """Turns the scheduler's signals, or the timestep's value where there are none, into steps.
+
+    A scheduler's `set_timesteps` starts a generation and its `step` ends a step, at no host sync. A
+    call that no scheduler announced is placed by its time: the time of the call before is the next
+    guidance branch, a time further along is the next step, a jump back is a new generation.
+    """
+
+    def __init__(self) -> None:
+        self.generation = -1
+        self.step = 0
+        self.total: int | None = None
+        self.context: str | None = None
+        self._announced = False
+        self._driven = False
+        self._time: float | None = None
+        self._direction = 0
+        self._calls: Counter[str] = Counter()
+
+    def announce(self, total: int | None) -> None:
+        """A scheduler was given its timesteps: the next call starts a generation.
+
+        Steps count from here and not from that call, which comes late for an expert that only runs
+        the second half of the steps.
+        """
+        self._announced = self._driven = True
+        self._time = None
+        self.step, self.total = 0, total
+        self._calls.clear()
+
+    def advance(self) -> bool:
+        """A scheduler took its step. True when that was the generation's last."""
+        if not self._driven:
+            return False
+        self.step += 1
+        self._calls.clear()
+        return self.step == self.total
+
+    def restart(self) -> None:
+        """Whatever comes next belongs to a new generation."""
+        self._time = None
+        self._driven = False
+
+    def enter(self, time: Callable[[], float]) -> tuple[bool, str]:
+        """Place one denoiser call: (is it the first of a new generation, its guidance branch)."""
+        new = self._is_new(time)
+        self.generation += new
+        name = self.context or ""
+        nth = self._calls[name]
+        self._calls[name] += 1
+        if self.context is None:
+            return new, str(nth)
+        return new, name if nth == 0 else f"{name}#{nth}"
+
+    def _is_new(self, time: Callable[[], float]) -> bool:
+        if self._announced:
+            self._announced = False
+            return True
+        if self._driven and (self.total is None or self.step < self.total):
+            return False
+        self._driven = False
+        new = self._moves_to(time())
+        if new:
+            self.step, self.total = 0, None
+            self._calls.clear()
+        return new
+
+    def _moves_to(self, now: float) -> bool:
+        """Go on to a time; True when that starts a generation."""
+        before, self._time = self._time, now
+        if before is None:
+            return True
+        if now == before:
+            return self._calls.total() >= MAX_BRANCHES
+        direction = 1 if now > before else -1
+        if self._direction == 0:
+            self._direction = direction
+        if direction != self._direction:
+            return True
+        self.step += 1
+        self._calls.clear()
+        return False

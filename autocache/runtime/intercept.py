@@ -1,0 +1,149 @@
+"""Intercepting a module: its instance gets a subclass of its own class that overrides `__call__`.
+
+Not `forward`: accelerate and diffusers restore a saved `forward` and would wipe ours, and torch's
+compiler sees through a wrapper on it. The call is outside their hooks, so a skipped module neither
+computes nor pages its weights in.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from .session import Session
+
+KEY = "_autocache_site"
+
+COMPUTE: Any = type("Compute", (), {"__repr__": lambda self: "COMPUTE"})()
+"""What `Site.enter` returns when the module is to run."""
+
+
+class Site(Protocol):
+    """A place where the session may act: before a module runs, and after."""
+
+    session: Session
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The output to return in the module's place, or COMPUTE."""
+        ...
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        """The output to return after the module ran."""
+        ...
+
+
+class Chain:
+    """Several sites on one module; the first is outermost."""
+
+    def __init__(self, sites: tuple[Site, ...]) -> None:
+        self.sites = sites
+        self.session = sites[0].session
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        for nth, site in enumerate(self.sites):
+            output = site.enter(module, args, kwargs)
+            if output is not COMPUTE:
+                for outer in reversed(self.sites[:nth]):
+                    output = outer.leave(args, kwargs, output)
+                return output
+        return COMPUTE
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        for site in reversed(self.sites):
+            output = site.leave(args, kwargs, output)
+        return output
+
+
+# What a site does is Python on host state: compiled code calls it as it is, and resumes after.
+@torch.compiler.disable
+def _enter_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    return module.__dict__[KEY].enter(module, args, kwargs)
+
+
+@torch.compiler.disable
+def _leave_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    return module.__dict__[KEY].leave(args, kwargs, output)
+
+
+class _Intercepted:
+    """Mixed into every swapped class, before the original one."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            output = _enter_opaque(self, args, kwargs)  # pyright: ignore[reportArgumentType]
+            if output is not COMPUTE:
+                return output
+            output = super().__call__(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+            return _leave_opaque(self, args, kwargs, output)  # pyright: ignore[reportArgumentType]
+        site: Site = self.__dict__[KEY]
+        output = site.enter(self, args, kwargs)  # pyright: ignore[reportArgumentType]
+        if output is not COMPUTE:
+            return output
+        output = super().__call__(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        return site.leave(args, kwargs, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # Copied with its whole model it stays patched, by the copy's own session. Copied alone it is
+        # a plain module: dragging the session along would copy the whole model.
+        state = dict(self.__dict__)
+        copied_class = type(self)
+        if id(state[KEY].session.model) not in memo:
+            del state[KEY]
+            copied_class = original_class(copied_class)
+        copied = object.__new__(copied_class)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(state, memo))
+        return copied
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # What is saved is the model as it was: a file must load where autocache is not installed.
+        state = {name: value for name, value in self.__dict__.items() if name != KEY}
+        return object.__new__, (original_class(type(self)),), state
+
+
+@functools.cache
+def _swapped_class(base: type) -> type:
+    """One subclass per base: the compiler specialises on classes, so a subclass per instance would
+    exhaust its recompilation limit."""
+    identity = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(base)(base.__name__, (_Intercepted, base), identity)
+
+
+def original_class(swapped: type) -> type:
+    """The class a module had before it was intercepted; any other class is itself."""
+    return swapped.__mro__[2] if issubclass(swapped, _Intercepted) else swapped
+
+
+def site_of(module: nn.Module) -> Site | None:
+    return module.__dict__.get(KEY)
+
+
+def install(module: nn.Module, sites: list[Site]) -> None:
+    """Swap the module's class; `sites` act on its calls, the first outermost."""
+    base = type(module)
+    module.__dict__[KEY] = sites[0] if len(sites) == 1 else Chain(tuple(sites))
+    try:
+        module.__class__ = _swapped_class(base)
+    except TypeError:
+        del module.__dict__[KEY]
+        raise
+
+
+def remove(module: nn.Module) -> None:
+    """Give the module its class back."""
+    module.__class__ = original_class(type(module))
+    del module.__dict__[KEY]
+
+
+def intercepted(model: nn.Module, session: Session) -> Iterator[nn.Module]:
+    """The modules on which this session acts."""
+    for module in model.modules():
+        site = site_of(module)
+        if site is not None and site.session is session:
+            yield module

@@ -1,0 +1,131 @@
+"""Measuring the tensor a rule looks at, before the first block decides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .intercept import COMPUTE
+
+if TYPE_CHECKING:
+    from ..specs.bind import Bound
+    from ..specs.schema import Call, Probe
+    from .intercept import Site
+    from .session import Session
+
+
+def probe_sites(bound: Bound, name: str, session: Session) -> list[tuple[nn.Module, Site]]:
+    """The modules to intercept so that `moment.probe` is there when the first block is called."""
+    probe: Probe = bound.spec.probes[name]
+    stack = next(stack for stack in bound.stacks if stack.blocks)
+    first = stack.blocks[0]
+    if probe.output_of is not None:
+        module = session.model.get_submodule(probe.output_of.module)
+        return [(module, _OutputOf(session, probe.output_of.output))]
+    if probe.input_of is not None:
+        module = first.get_submodule(probe.input_of.module)
+        reached = _InputOf(session, type(module), probe.input_of.argument)
+        return [(first, _RunsUpTo(session)), (module, reached)]
+    if probe.call is not None:
+        return [(first, _Calls(session, stack.binder, probe.call))]
+    assert probe.argument is not None
+    return [(first, _Argument(session, stack.binder, probe.argument))]
+
+
+class _Probe:
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        moment = self.session.moment
+        if moment is not None:
+            moment.probe = self.measure(module, args, kwargs)
+        return COMPUTE
+
+    def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        return output
+
+
+class _Argument(_Probe):
+    """An argument of the first block."""
+
+    def __init__(self, session: Session, signature: Any, name: str) -> None:
+        super().__init__(session)
+        self.signature, self.name = signature, name
+
+    def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return self.signature.get(self.name, args, kwargs)
+
+
+class _Calls(_Probe):
+    """One sub-module of the first block, called on the block's arguments."""
+
+    def __init__(self, session: Session, signature: Any, call: Call) -> None:
+        super().__init__(session)
+        self.signature, self.call = signature, call
+
+    def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        call = self.call
+        given = {p: self.signature.get(a, args, kwargs) for p, a in call.arguments.items()}
+        output = module.get_submodule(call.module)(**given)
+        return output if call.output is None else output[call.output]
+
+
+class _OutputOf(_Probe):
+    """What a module of the denoiser returned in this call."""
+
+    def __init__(self, session: Session, output: int | None) -> None:
+        super().__init__(session)
+        self.output = output
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return COMPUTE
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        moment = self.session.moment
+        if moment is not None:
+            moment.probe = output if self.output is None else output[self.output]
+        return output
+
+
+class _Reached(Exception):
+    """The first block got as far as the sub-module whose input is wanted."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+
+class _RunsUpTo(_Probe):
+    """Runs the first block as far as the sub-module whose input is the probe: a norm and a shift."""
+
+    def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        track = self.session.track
+        track.probing = True
+        try:
+            # The plain forward: a compiled block cannot be left in the middle.
+            module.forward(*args, **kwargs)
+        except _Reached as reached:
+            return reached.value
+        finally:
+            track.probing = False
+        return None
+
+
+class _InputOf(_Probe):
+    """Stops the first block at its sub-module while the probe is measured."""
+
+    def __init__(self, session: Session, owner: type[nn.Module], argument: str) -> None:
+        super().__init__(session)
+        from ..specs.bind import Signature
+
+        self.signature, self.argument = Signature(owner), argument
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if self.session.track.probing:
+            raise _Reached(self.signature.get(self.argument, args, kwargs))
+        return COMPUTE

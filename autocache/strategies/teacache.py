@@ -1,0 +1,124 @@
+"""TeaCache: skip the whole block stack while the timestep-modulated input has hardly changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ..errors import ParameterError, nearest
+from ..how import Reuse
+from ..when import Accumulated
+from ..where import Blocks
+from .recipe import Recipe, Strategy
+
+if TYPE_CHECKING:
+    from ..specs.bind import Bound
+    from ..specs.schema import Spec, TeaCacheTable
+
+logger = logging.getLogger("autocache")
+
+UNCALIBRATED_THRESHOLD = 1.9
+"""Mean changes per step that may add up on a model nobody has calibrated: just under two, so that a
+steady trajectory computes every second step."""
+
+
+class TeaCache(Strategy):
+    """Skip all blocks while the rescaled change of the modulated input adds up to less than a threshold.
+
+    Without parameters the published coefficients and the gentlest published threshold of the
+    checkpoint are used. On a model without published coefficients the change is taken as it is, and
+    the default threshold is relative to the mean change per step, which computes about every second
+    step.
+
+    Source: TeaCache, arXiv 2411.19108. Memory: one activation per stream and block stack and one
+    copy of the probe, for each guidance branch.
+    """
+
+    name: ClassVar[str] = "teacache"
+
+    threshold: float | None = Field(
+        None, ge=0, description="accumulated rescaled change at which a step is computed; 0 never skips"
+    )
+    table: str | None = Field(None, description="id of the spec's coefficient table to use")
+    coefficients: tuple[float, ...] | None = Field(
+        None, min_length=1, description="polynomial to use instead, highest order first"
+    )
+    probe: str | None = Field(None, description="name of the spec's probe to measure")
+    use_ret_steps: bool = Field(
+        False, description="the variant with more protected first steps and coefficients of its own"
+    )
+    warmup_steps: int | None = Field(
+        None, ge=1, description="first steps that are always computed; default: the table's, or 1"
+    )
+    force_last: bool | None = Field(
+        None, description="always compute the last step; default: the table's, or True"
+    )
+    poly_clip: Literal["zero", "abs", "none"] = Field(
+        "zero", description="what a negative rescaled change counts as; 'none' is as published"
+    )
+    max_consecutive_skips: int | None = Field(
+        None, ge=1, description="steps in a row that may skip; default: no limit, as published"
+    )
+
+    def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
+        table = self._table(bound.spec, config)
+        coefficients = self.coefficients or (tuple(table.coefficients) if table else (1.0, 0.0))
+        threshold, relative = self.threshold, False
+        if threshold is None and table is not None and table.thresholds:
+            threshold = table.thresholds[0]
+        elif threshold is None:
+            threshold, relative = UNCALIBRATED_THRESHOLD, True
+        if table is None and self.coefficients is None:
+            logger.info("teacache: no published coefficients for this %s", bound.spec.name)
+        when = Accumulated(
+            probe=self._probe(bound.spec, table),
+            threshold=threshold,
+            coefficients=coefficients,
+            clip=self.poly_clip,
+            warmup=self.warmup_steps or (table.warmup_steps if table else 1),
+            force_last=_first(self.force_last, table.force_last if table else True),
+            max_consecutive_skips=self.max_consecutive_skips,
+            relative=relative,
+        )
+        return Recipe(when=when, where=Blocks(), how=Reuse())
+
+    def _table(self, spec: Spec, config: Mapping[str, Any]) -> TeaCacheTable | None:
+        from ..specs.schema import matches
+
+        if self.table is not None:
+            known = {table.id: table for table in spec.teacache}
+            if self.table not in known:
+                raise ParameterError(
+                    f"{spec.name} has no coefficient table {self.table!r}{nearest(self.table, known)}"
+                )
+            return known[self.table]
+        name = config.get("_name_or_path")
+        for table in spec.teacache:
+            fits = matches(table.match, table.checkpoints, config, name)
+            if fits and table.ret_steps == self.use_ret_steps:
+                return table
+        if self.use_ret_steps and self.coefficients is None:
+            raise ParameterError(
+                f"use_ret_steps: no coefficients of that variant are published for this {spec.name}; "
+                "leave it out, or give coefficients"
+            )
+        return None
+
+    def _probe(self, spec: Spec, table: TeaCacheTable | None) -> str:
+        probe = self.probe or (table.probe if table else None)
+        if probe is None:
+            probe = "modulated_input" if "modulated_input" in spec.probes else None
+            probe = probe or next(iter(spec.probes), None)
+        if probe is None or probe not in spec.probes:
+            raise ParameterError(
+                f"teacache measures a probe, and {spec.name} has none named {probe!r}"
+                f"{nearest(probe or '', spec.probes)}"
+            )
+        return probe
+
+
+def _first(given: bool | None, default: bool) -> bool:
+    return default if given is None else given

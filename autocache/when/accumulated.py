@@ -1,0 +1,86 @@
+"""Skip while the rescaled change of a probe, added up since the last computed step, is small."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..runtime.distance import relative_l1
+from ..runtime.moment import Decision, Moment
+
+Clip = Literal["zero", "abs", "none"]
+
+
+def polynomial(coefficients: tuple[float, ...], x: float) -> float:
+    """Value at `x`, highest order first. In float64: the published terms reach 1e6 and cancel."""
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """TeaCache's rule. The change `r` of the probe is `mean|m - m_prev| / mean|m_prev|`, taken
+    against the step before, skipped or not. `p(r)` is added up; at `threshold` the step is computed
+    and the sum starts again.
+
+    A `threshold` of 0 never skips. `relative` reads the threshold as a multiple of the mean change
+    per step of this generation so far: a rule for models nobody has calibrated.
+
+    Source: TeaCache, arXiv 2411.19108; algorithms.md section 5.
+    """
+
+    probe: str
+    threshold: float
+    coefficients: tuple[float, ...] = (1.0, 0.0)
+    clip: Clip = "zero"
+    warmup: int = 1
+    force_last: bool = True
+    max_consecutive_skips: int | None = None
+    relative: bool = False
+
+    def decide(self, moment: Moment) -> Decision:
+        distance = self._distance(moment)
+        memory = moment.memory
+        if distance is None or self._forced(moment) or not math.isfinite(distance):
+            memory["sum"], memory["skips"] = 0.0, 0
+            last = moment.total is not None and moment.step >= moment.total - 1
+            return Decision(compute=True, keep=self.threshold > 0 and not last)
+        memory["sum"] = total = memory.get("sum", 0.0) + self._rescale(distance)
+        limit = self._limit(memory, distance)
+        capped = memory.get("skips", 0) == self.max_consecutive_skips
+        compute = total >= limit or self.threshold <= 0 or not moment.kept or capped
+        memory["skips"] = 0 if compute else memory.get("skips", 0) + 1
+        if compute:
+            memory["sum"] = 0.0
+        return Decision(compute, keep=self.threshold > 0, distance=total)
+
+    def _distance(self, moment: Moment) -> float | None:
+        """Relative L1 change of the probe since the step before, and remember the probe."""
+        probe = moment.probe
+        if probe is None or self.threshold <= 0:
+            return None
+        before = moment.store.get("probe", like=probe)
+        moment.store.put("probe", probe, moment.step)
+        if not before:
+            return None
+        return relative_l1(probe, before[-1].tensor)
+
+    def _forced(self, moment: Moment) -> bool:
+        last = moment.total is not None and moment.step >= moment.total - 1
+        return moment.step < self.warmup or (self.force_last and last)
+
+    def _rescale(self, distance: float) -> float:
+        value = polynomial(self.coefficients, distance)
+        if self.clip == "abs":
+            return abs(value)
+        return max(value, 0.0) if self.clip == "zero" else value
+
+    def _limit(self, memory: dict, distance: float) -> float:
+        if not self.relative:
+            return self.threshold
+        memory["seen"] = memory.get("seen", 0) + 1
+        memory["change"] = memory.get("change", 0.0) + self._rescale(distance)
+        return self.threshold * memory["change"] / memory["seen"]

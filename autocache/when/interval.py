@@ -1,0 +1,49 @@
+"""A fixed schedule: one computed step, then `interval - 1` that skip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..runtime.moment import Decision, Moment
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Compute at `start`, `start + interval`, ...; skip in between, up to and including `end`.
+
+    Steps count from 0. `start` itself is computed and remembered; `end` is the last step that may
+    skip, so nothing is remembered there. A `start` or `end` of None follows from the share of the
+    steps that `start_share` and `end_share` give, and 1 and no end where the total is unknown.
+
+    Source: MindIE-SD DiTCache and AttentionCache, FORA; algorithms.md sections 1 and 2.
+    """
+
+    interval: int
+    start: int | None = None
+    end: int | None = None
+    start_share: float = 0.0
+    end_share: float = 1.0
+    probe = None
+
+    def bounds(self, total: int | None) -> tuple[int, int | None]:
+        """The first remembered and the last skipping step, for a generation of `total` steps."""
+        if total is None:
+            return (1 if self.start is None else self.start), self.end
+        start, end = self.start, self.end
+        if start is None:
+            start = max(0, min(round(self.start_share * total), total - 2))
+        if end is None:
+            end = min(round(self.end_share * total), total - 1)
+        return start, end
+
+    def _skips(self, step: int, total: int | None) -> bool:
+        start, end = self.bounds(total)
+        inside = start < step and (end is None or step <= end)
+        return inside and (total is None or step < total) and (step - start) % self.interval != 0
+
+    def decide(self, moment: Moment) -> Decision:
+        if self._skips(moment.step, moment.total):
+            return Decision(compute=False)
+        start, _ = self.bounds(moment.total)
+        keep = moment.step >= start and self._skips(moment.step + 1, moment.total)
+        return Decision(compute=True, keep=keep)

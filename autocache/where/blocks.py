@@ -1,0 +1,257 @@
+"""A contiguous range of each block stack, skipped as one: its input goes in, its residual is added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import ParameterError, nearest
+from ..runtime.distance import relative_l1
+from ..runtime.intercept import COMPUTE
+from ..runtime.moment import Moment
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..runtime.intercept import Site
+    from ..runtime.session import Session
+    from ..specs.bind import Bound, BoundStack, Signature
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The blocks `[start, end)`, counted over all stacks in the order they run, or per stack.
+
+    `ranges` maps a stack's path to its own half-open range; with it, a stack that is not named is
+    left alone. `margin` is the share of each stack that is spared at both ends when no range is
+    given. `raw_input_for_one` restores an upstream bug (see `dit_block`).
+    """
+
+    start: int | None = None
+    end: int | None = None
+    ranges: Mapping[str, tuple[int, int]] | None = None
+    margin: float = 0.0
+    raw_input_for_one: bool = False
+
+    def sites(self, bound: Bound, session: Session) -> list[tuple[nn.Module, Site]]:
+        sites: list[tuple[nn.Module, Site]] = []
+        spans = self._spans(bound)
+        for stack, (start, end) in spans:
+            span = Span(session, stack, start, end, self.raw_input_for_one, len(spans))
+            for index in range(start, end):
+                signature = stack.binders[index]
+                site = BlockSite(span, signature, first=index == start, last=index == end - 1)
+                sites.append((stack.blocks[index], site))
+        return sites
+
+    def _spans(self, bound: Bound) -> list[tuple[BoundStack, tuple[int, int]]]:
+        self._check(bound)
+        spans = []
+        for stack in bound.stacks:
+            start, end = self._range(stack)
+            if start < end:
+                spans.append((stack, (start, end)))
+        if not spans:
+            raise ParameterError(
+                f"the block range [{self.start}, {self.end}) holds no block; "
+                f"{bound.spec.name} has {bound.block_count}"
+            )
+        return spans
+
+    def _range(self, stack: BoundStack) -> tuple[int, int]:
+        count = len(stack.blocks)
+        if self.ranges is not None:
+            return self.ranges.get(stack.path, (0, 0))
+        if self.start is None and self.end is None:
+            spare = round(self.margin * count)
+            return spare, count - spare
+        start = max(0, (self.start or 0) - stack.offset)
+        end = count if self.end is None else min(count, self.end - stack.offset)
+        return start, end
+
+    def _check(self, bound: Bound) -> None:
+        paths = {stack.path: len(stack.blocks) for stack in bound.stacks}
+        for path, (start, end) in (self.ranges or {}).items():
+            if path not in paths:
+                raise ParameterError(
+                    f"ranges names {path!r}, which is no block stack of {bound.spec.name}"
+                    f"{nearest(path, paths)}"
+                )
+            if not 0 <= start < end <= paths[path]:
+                raise ParameterError(
+                    f"ranges gives [{start}, {end}) for {path}, which has {paths[path]} blocks; "
+                    "expected 0 <= start < end <= that"
+                )
+        count = bound.block_count
+        start, end = self.start or 0, count if self.end is None else self.end
+        if not 0 <= start < end <= count:
+            raise ParameterError(
+                f"block_start={start}, block_end={end} is no range of the {count} blocks of "
+                f"{bound.spec.name}; expected 0 <= block_start < block_end <= {count}"
+            )
+
+
+@dataclass
+class Flight:
+    """One pass over a span: the streams as they came in, and whether the blocks are skipped."""
+
+    skip: bool
+    streams: tuple[torch.Tensor | None, ...]
+    versions: tuple[int, ...] = field(default=())
+
+
+class Span:
+    """A range of one stack's blocks.
+
+    The residual is anchored at the tail: the last block returns the streams as they entered plus the
+    residual, so whatever the model adds between skipped blocks (control residuals) is inside it.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        stack: BoundStack,
+        start: int,
+        end: int,
+        raw_input: bool,
+        spans: int,
+    ) -> None:
+        self.session = session
+        self.name = f"{stack.path}[{start}:{end}]"
+        self.length = end - start
+        self.attention = len(stack.spec.attention)
+        returns = stack.spec.returns
+        self.bare = isinstance(returns, str)
+        self.returns = (returns,) if isinstance(returns, str) else tuple(returns)
+        self.raw_input = raw_input and self.length == 1
+        self.expected = spans * len(self.returns)
+        self.clones = False
+        """The model writes into its streams: what came in must be copied to be kept."""
+
+
+    def output(self, streams: tuple[torch.Tensor | None, ...]) -> Any:
+        return streams[0] if self.bare else streams
+
+    def open(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> Flight:
+        decision = self.session.decide(moment)
+        skip = not decision.compute and self._ready(moment, streams)
+        if skip or decision.keep or moment.dry_run:
+            streams = tuple(self._own(s) for s in streams)
+        moment.record.sites[self.name] = self.session.recipe.how.action if skip else "computed"
+        if skip:
+            moment.record.action = self.session.recipe.how.action
+        versions = tuple(-1 if s is None or s.is_inference() else s._version for s in streams)
+        flight = moment.flights[self.name] = Flight(skip, streams, versions)
+        return flight
+
+    def _own(self, stream: torch.Tensor | None) -> torch.Tensor | None:
+        if stream is not None and (self.clones or stream.is_inference()):
+            return stream.clone()
+        return stream
+
+    def _ready(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> bool:
+        kept = moment.kept.get(self.name)
+        if kept is None:
+            return False
+        pairs = zip(kept, streams, self.returns, strict=True)
+        return all(not has or moment.store.get((self.name, n), like=s) for has, s, n in pairs)
+
+    def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
+        """The streams as they leave a skipped span."""
+        how = self.session.recipe.how
+        left: list[torch.Tensor | None] = []
+        kept = moment.kept[self.name]
+        for has, stream, name in zip(kept, flight.streams, self.returns, strict=True):
+            if has and stream is not None:
+                values = moment.store.get((self.name, name), like=stream)
+                left.append(stream + how.fill(values, moment.step))
+            else:
+                left.append(None)
+        return tuple(left)
+
+    def keep(self, moment: Moment, flight: Flight, output: Any) -> None:
+        """Remember the residual of a computed span."""
+        left = (output,) if self.bare else tuple(output)
+        if self._written_to(flight):
+            self.clones = True
+            moment.kept.pop(self.name, None)
+            return
+        kept = []
+        for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
+            known = stream is not None and after is not None and stream.shape == after.shape
+            kept.append(known)
+            if not known:
+                continue
+            residual = stream.clone() if self.raw_input else after - stream
+            moment.store.put(
+                (self.name, name),
+                residual,
+                moment.step,
+                keep=self.session.recipe.how.keep,
+                owned=True,
+                expected=self.expected,
+            )
+        moment.kept[self.name] = tuple(kept)
+
+    def _written_to(self, flight: Flight) -> bool:
+        pairs = zip(flight.streams, flight.versions, strict=True)
+        return any(
+            stream is not None and not stream.is_inference() and stream._version != version
+            for stream, version in pairs
+        )
+
+    def compare(self, moment: Moment, flight: Flight, output: Any) -> None:
+        """The error that a dry run would have made here."""
+        left = (output,) if self.bare else tuple(output)
+        pairs = zip(self.close(moment, flight), left, strict=True)
+        errors = [relative_l1(a, b) for a, b in pairs if a is not None and b is not None]
+        moment.record.error = max([moment.record.error or 0.0, *errors])
+
+
+class BlockSite:
+    """One block of a span."""
+
+    def __init__(self, span: Span, signature: Signature, first: bool, last: bool) -> None:
+        self.span = span
+        self.signature = signature
+        self.session = span.session
+        self.first = first
+        self.last = last
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        moment = self.session.moment
+        if moment is None:
+            return COMPUTE
+        span = self.span
+        if self.first:
+            flight = span.open(moment, self._streams(args, kwargs))
+        else:
+            flight = moment.flights.get(span.name)
+        if flight is None or not flight.skip or moment.dry_run:
+            return COMPUTE
+        moment.record.blocks_skipped += 1
+        moment.record.attention_skipped += span.attention
+        if self.last:
+            return span.output(span.close(moment, flight))
+        return span.output(self._streams(args, kwargs))
+
+    def _streams(self, args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor | None, ...]:
+        return tuple(self.signature.get(name, args, kwargs) for name in self.span.returns)
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        if not self.last:
+            return output
+        moment = self.session.moment
+        flight = None if moment is None else moment.flights.get(self.span.name)
+        if moment is None or flight is None:
+            return output
+        if flight.skip:
+            self.span.compare(moment, flight, output)
+        else:
+            decision = self.session.decide(moment)
+            if decision.keep or not decision.compute:
+                self.span.keep(moment, flight, output)
+        return output
