@@ -10,9 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import demo, errors
-    from .api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
-    from .run_stats import RunStats
+    from autocache import demo, errors
+    from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
+    from autocache.run_stats import RunStats
 
 _HOME = {
     "Patch": "api",

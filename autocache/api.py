@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from . import strategies as _strategies
-from .errors import ParameterError, PatchError, UnknownModelError
-from .run_stats import RunStats, collect
-from .runtime.probe import probe_sites
-from .runtime.root import session_of
-from .runtime.session import Session
-from .runtime.store import parse_bytes
-from .specs import registry
-from .specs.bind import bind
-from .strategies.recipe import Strategy
+from autocache import strategy as _strategies
+from autocache.errors import ParameterError, PatchError, UnknownModelError
+from autocache.run_stats import RunStats, collect
+from autocache.runtime.probe import probe_sites
+from autocache.runtime.root import session_of
+from autocache.runtime.session import Session
+from autocache.runtime.store import parse_bytes
+from autocache.spec import registry
+from autocache.spec.bind import bind
+from autocache.strategy.recipe import Strategy
 
 if TYPE_CHECKING:
-    from .specs.registry import SpecInfo
-    from .specs.schema import Spec
-    from .strategies import StrategyInfo
+    from autocache.spec.bind import Bound
+    from autocache.spec.registry import SpecInfo
+    from autocache.spec.schema import Spec
+    from autocache.strategy import StrategyInfo
 
 DENOISER_NAMES = ("transformer", "transformer_2", "unet", "prior", "decoder")
 """Where diffusers' pipelines keep what may be a denoiser."""
@@ -45,6 +46,11 @@ class Patch:
     def spec(self) -> Spec:
         """The spec of the (first) denoiser."""
         return self._sessions[0].spec
+
+    @property
+    def bound(self) -> Bound:
+        """The spec joined to the (first) denoiser's modules."""
+        return self._sessions[0].bound
 
     @property
     def denoisers(self) -> list[nn.Module]:
@@ -103,8 +109,8 @@ def patch(
     """Instrument a live model with a caching strategy. All or nothing: on an error it is as it was.
 
     Args:
-        target: a diffusers pipeline (every denoiser in it is patched) or a bare model. A target that
-            is patched already gets the new strategy instead.
+        target: a diffusers pipeline (every denoiser in it is patched) or a bare model. One that is
+            patched already gets the new strategy instead.
         strategy: its name, see `autocache.strategies()`, or a strategy object.
         spec: a YAML spec file, or the name of a spec, where the model's class has none of its own.
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
@@ -196,7 +202,7 @@ def _plan(
 ) -> tuple[Session, list]:
     if getattr(model, "is_cache_enabled", False):
         raise PatchError(
-            f"{type(model).__name__} is under diffusers' own cache; call disable_cache() on it first"
+            f"{type(model).__name__} is under diffusers' own cache; call its disable_cache() first"
         )
     bound = bind(registry.resolve(spec, model), model)
     config = dict(getattr(model, "config", {}))

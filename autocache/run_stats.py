@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .runtime.record import StepRecord
-    from .runtime.session import Session
+    from autocache.runtime.record import StepRecord
+    from autocache.runtime.session import Session
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Calls:
 class RunStats:
     """Totals since the patch or the last `Patch.reset()`, and the record of the latest calls.
 
-    `seconds` is host time in the denoiser; `bytes_held` and `bytes_peak` are cached tensors. After a
-    dry run all calls were run, and the steps say what would have been skipped and at what error.
+    `seconds` is host time in the denoiser; `bytes_held` and `bytes_peak` are cached tensors. After
+    a dry run all calls were run, and the steps say what would have been skipped, at what error.
     """
 
     strategy: str
@@ -66,7 +66,7 @@ class RunStats:
         }
 
     def __str__(self) -> str:
-        from .runtime.store import readable_bytes
+        from autocache.runtime.store import readable_bytes
 
         rows = {
             "strategy": self.strategy,
@@ -76,7 +76,7 @@ class RunStats:
             "block calls run": str(self.blocks),
             "attention calls run": str(self.attention),
             "denoiser time": f"{self.seconds:.2f} s",
-            "cached": f"{readable_bytes(self.bytes_held)}, at most {readable_bytes(self.bytes_peak)}",
+            "cached": f"{readable_bytes(self.bytes_held)}, peak {readable_bytes(self.bytes_peak)}",
             "last generation": self._map(),
         }
         if self.passes and self.blocks.share == self.attention.share == 1.0:

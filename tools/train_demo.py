@@ -1,28 +1,39 @@
-"""Train the bundled text-to-image pipeline from nothing: `python tools/train_demo.py --out build/shapes`.
+"""Train the bundled text-to-image pipeline from nothing: `python tools/train_demo.py`.
 
 Stages: tokenizers, autoencoder, latents, flow transformer with its text encoders, export. Each
 checkpoints and resumes; running the command again continues where it stopped. Every batch is drawn
-from the seed and its step number alone, so an interrupted run sees the data of an uninterrupted one.
+from the seed and its step number alone: an interrupted run sees the data of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.trainers import BpeTrainer
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from autocache.demo.scenes import random_scene, render, scenes
 
@@ -34,7 +45,7 @@ DROP_CAPTION = 0.1
 def atomic_save(value: object, path: Path) -> None:
     """Write beside and rename, so that a killed run never leaves half a checkpoint."""
     torch.save(value, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    path.with_suffix(".tmp").replace(path)
 
 
 def build_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
@@ -94,7 +105,9 @@ def build_transformer() -> FluxTransformer2DModel:
     )
 
 
-def build_text_encoders(clip: CLIPTokenizer, t5: T5Tokenizer) -> tuple[CLIPTextModel, T5EncoderModel]:
+def build_text_encoders(
+    clip: CLIPTokenizer, t5: T5Tokenizer
+) -> tuple[CLIPTextModel, T5EncoderModel]:
     pooled = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(clip),
@@ -146,7 +159,8 @@ class Progress:
             pace = (time.monotonic() - self.started) / (step + 1 - self.first)
             mean = sum(self.losses) / len(self.losses)
             left = pace * (self.total - step - 1) / 60
-            print(f"{self.name} {step + 1}/{self.total} loss {mean:.4f} {pace:.2f} s/step, {left:.0f} min left", flush=True)
+            speed = f"{pace:.2f} s/step, {left:.0f} min left"
+            print(f"{self.name} {step + 1}/{self.total} loss {mean:.4f} {speed}", flush=True)
             self.losses.clear()
 
 
@@ -180,13 +194,16 @@ def train_autoencoder(folder: Path, device: torch.device, steps: int, batch: int
         optimizer.step()
         report(step, difference.detach().square().mean().item())
         if (step + 1) % 200 == 0 or step + 1 == steps:
-            atomic_save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint)
+            atomic_save(
+                {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
+                checkpoint,
+            )
     return vae.eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def encode_latents(folder: Path, vae: AutoencoderKL, device: torch.device, count: int) -> dict:
-    """Latents and captions of `count` training scenes, normalised to zero mean and unit variance."""
+    """Latents and captions of `count` training scenes, the latents of unit variance."""
     path = folder / "latents.pt"
     if path.exists():
         return torch.load(path)
@@ -200,7 +217,12 @@ def encode_latents(folder: Path, vae: AutoencoderKL, device: torch.device, count
             print(f"latents {done}/{count}", flush=True)
     stacked = torch.cat(latents)
     shift, scale = stacked.mean().item(), 1 / stacked.std().item()
-    data = {"latents": ((stacked - shift) * scale).half(), "captions": captions, "shift": shift, "scale": scale}
+    data = {
+        "latents": ((stacked - shift) * scale).half(),
+        "captions": captions,
+        "shift": shift,
+        "scale": scale,
+    }
     atomic_save(data, path)
     return data
 
@@ -259,7 +281,9 @@ def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch
     pad = {"padding": "max_length", "max_length": TEXT_LENGTH, "return_tensors": "pt"}
     clip_ids = clip([*data["captions"], ""], **pad).input_ids
     t5_ids = t5([*data["captions"], ""], **pad).input_ids
-    packed = data["latents"].reshape(-1, 4, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 16)
+    packed = (
+        data["latents"].reshape(-1, 4, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 16)
+    )
     report = Progress("flow", steps)
     for step in range(start, steps):
         factor = cosine(step, steps, 100)
@@ -295,7 +319,9 @@ def export(folder: Path, out: Path, vae: AutoencoderKL, data: dict) -> None:
     clip, t5 = build_tokenizers(folder)
     model = Denoiser(clip, t5)
     state = torch.load(folder / "flow.pt", map_location="cpu")["average"]
-    model.load_state_dict({k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")})
+    model.load_state_dict(
+        {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
+    )
     vae.register_to_config(scaling_factor=data["scale"], shift_factor=data["shift"])
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
@@ -307,18 +333,31 @@ def export(folder: Path, out: Path, vae: AutoencoderKL, data: dict) -> None:
         transformer=model.transformer,
     )
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
+    # diffusers loads its models in float32 unless told otherwise, transformers in the dtype its
+    # config names: without this a plain `from_pretrained` would mix the two.
+    for name in ("text_encoder", "text_encoder_2"):
+        config = out / name / "config.json"
+        config.write_text(
+            json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/train_demo"), help="checkpoints live here")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/train_demo"), help="checkpoints live here"
+    )
     parser.add_argument("--out", type=Path, default=Path("autocache/demo/models/shapes"))
     parser.add_argument("--device", default="cpu", help="any torch device")
     parser.add_argument("--autoencoder-steps", type=int, default=900)
-    parser.add_argument("--flow-steps", type=int, default=4000)
+    parser.add_argument("--flow-steps", type=int, default=4300)
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--export-only", action="store_true", help="export the checkpoints as they are")
+    parser.add_argument(
+        "--export-only", action="store_true", help="export the checkpoints as they are"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)

@@ -1,7 +1,7 @@
 """Captioned scenes of two objects, drawn procedurally: the data behind the bundled image pipeline.
 
-A scene is two lit, textured objects in a spatial relation on a lit gradient background. Every word of
-a caption is something the checker can read back from the pixels or the eye can see.
+A scene is two lit, textured objects in a spatial relation on a lit gradient background. Every word
+of a caption is something the checker can read back from the pixels or the eye can see.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How: what stands in for what was skipped? One rule per file."""
 
-from .base import How
-from .reuse import Reuse
+from autocache.how.base import How
+from autocache.how.reuse import Reuse
 
 __all__ = ["How", "Reuse"]

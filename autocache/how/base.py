@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from ..runtime.record import Action
-    from ..runtime.store import Value
+    from autocache.runtime.record import Action
+    from autocache.runtime.store import Value
 
 
 class How(Protocol):

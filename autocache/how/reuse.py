@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..runtime.record import Action
-    from ..runtime.store import Value
+    from autocache.runtime.record import Action
+    from autocache.runtime.store import Value
 
 
 @dataclass(frozen=True)

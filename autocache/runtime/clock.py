@@ -51,7 +51,7 @@ class Clock:
     def restart(self) -> None:
         """Whatever comes next belongs to a new generation."""
         self._time = None
-        self._driven = False
+        self._driven = self._announced
 
     def enter(self, time: Callable[[], float]) -> tuple[bool, str]:
         """Place one denoiser call: (is it the first of a new generation, its guidance branch)."""

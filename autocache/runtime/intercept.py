@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from .session import Session
+    from autocache.runtime.session import Session
 
 KEY = "_autocache_site"
 
@@ -71,26 +71,26 @@ def _leave_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any], output
     return module.__dict__[KEY].leave(args, kwargs, output)
 
 
-class _Intercepted:
+class _Intercepted(nn.Module):
     """Mixed into every swapped class, before the original one."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            output = _enter_opaque(self, args, kwargs)  # pyright: ignore[reportArgumentType]
+            output = _enter_opaque(self, args, kwargs)
             if output is not COMPUTE:
                 return output
-            output = super().__call__(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
-            return _leave_opaque(self, args, kwargs, output)  # pyright: ignore[reportArgumentType]
+            output = super().__call__(*args, **kwargs)
+            return _leave_opaque(self, args, kwargs, output)
         site: Site = self.__dict__[KEY]
-        output = site.enter(self, args, kwargs)  # pyright: ignore[reportArgumentType]
+        output = site.enter(self, args, kwargs)
         if output is not COMPUTE:
             return output
-        output = super().__call__(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        output = super().__call__(*args, **kwargs)
         return site.leave(args, kwargs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # Copied with its whole model it stays patched, by the copy's own session. Copied alone it is
-        # a plain module: dragging the session along would copy the whole model.
+        # Copied with its whole model it stays patched, by the copy's own session. Copied alone it
+        # is a plain module: dragging the session along would copy the whole model.
         state = dict(self.__dict__)
         copied_class = type(self)
         if id(state[KEY].session.model) not in memo:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from .record import StepRecord
-    from .store import Store
+    from autocache.runtime.record import StepRecord
+    from autocache.runtime.store import Store
 
 
 @dataclass(frozen=True, slots=True)

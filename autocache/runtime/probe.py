@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .intercept import COMPUTE
+from autocache.runtime.intercept import COMPUTE
+from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
-    from ..specs.bind import Bound
-    from ..specs.schema import Call, Probe
-    from .intercept import Site
-    from .session import Session
+    from autocache.runtime.intercept import Site
+    from autocache.runtime.session import Session
+    from autocache.spec.bind import Bound
+    from autocache.spec.schema import Call, Probe
 
 
 def probe_sites(bound: Bound, name: str, session: Session) -> list[tuple[nn.Module, Site]]:
@@ -101,7 +102,7 @@ class _Reached(Exception):
 
 
 class _RunsUpTo(_Probe):
-    """Runs the first block as far as the sub-module whose input is the probe: a norm and a shift."""
+    """Runs the first block up to the sub-module whose input is the probe: a norm and a shift."""
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         track = self.session.track
@@ -121,9 +122,7 @@ class _InputOf(_Probe):
 
     def __init__(self, session: Session, owner: type[nn.Module], argument: str) -> None:
         super().__init__(session)
-        from ..specs.bind import Signature
-
-        self.signature, self.argument = Signature(owner), argument
+        self.signature, self.argument = signature(owner), argument
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         if self.session.track.probing:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from .session import Session
+    from autocache.runtime.session import Session
 
 
 class _Hook:
@@ -24,8 +25,6 @@ class _Hook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        import copy
-
         return type(self)(copy.deepcopy(self.session, memo))
 
 
@@ -46,8 +45,11 @@ class Leave(_Hook):
 
 
 def observe(model: nn.Module, session: Session) -> None:
-    model.register_forward_pre_hook(Enter(session), with_kwargs=True)
-    model.register_forward_hook(Leave(session), with_kwargs=True)
+    # torch types the two hooks as functions of one exact arity; with `with_kwargs` it calls these.
+    enter: Any = Enter(session)
+    leave: Any = Leave(session)
+    model.register_forward_pre_hook(enter, with_kwargs=True)
+    model.register_forward_hook(leave, with_kwargs=True)
 
 
 def unobserve(model: nn.Module, session: Session) -> None:

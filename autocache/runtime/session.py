@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..specs.bind import Signature
-from . import intercept, root, signals
-from .clock import Clock
-from .moment import Decision, Moment
-from .record import StepRecord
-from .store import Ledger, Store
+from autocache.runtime import intercept, root, signals
+from autocache.runtime.clock import Clock
+from autocache.runtime.moment import Decision, Moment
+from autocache.runtime.record import StepRecord
+from autocache.runtime.store import Ledger, Store
+from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
-    from ..specs.bind import Bound
-    from ..strategies.recipe import Recipe
+    from autocache.spec.bind import Bound
+    from autocache.strategy.recipe import Recipe
 
 KEPT_RECORDS = 4096
 """Denoiser calls whose record is kept, the latest ones; totals count all."""
@@ -47,7 +47,8 @@ class Track:
         self.moment: Moment | None = None
         self.started = 0.0
         self.probing = False
-        self.schedulers: list[weakref.ref] = []
+        self.scheduler: weakref.ref | None = None
+        """The one that announced the generation."""
 
     def forget(self) -> None:
         for branch in self.branches.values():
@@ -66,6 +67,7 @@ class Session:
         self.recipe = recipe
         self.dry_run = dry_run
         self.enabled = True
+        self.bound = bound
         self.spec = bound.spec
         self.patch: Any = None
         self.label = type(model).__name__
@@ -74,7 +76,7 @@ class Session:
             len(stack.spec.attention) * len(stack.blocks) for stack in bound.stacks
         )
         self._time_name = bound.spec.timestep
-        self._forward = Signature(type(model))
+        self._forward = signature(type(model))
         self._limit = limit
         self._pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._fresh()
@@ -123,6 +125,11 @@ class Session:
         if scheduler is not None:
             signals.hear(scheduler)
 
+    def announced(self, scheduler: Any) -> None:
+        """A scheduler that it holds was given its timesteps."""
+        self.track.clock.announce(len(scheduler.timesteps))
+        self.track.scheduler = weakref.ref(scheduler)
+
     def holds(self, scheduler: object) -> bool:
         """Whether a pipeline that runs this denoiser holds the scheduler now."""
         return any(getattr(p, "scheduler", None) is scheduler for p in self._pipelines)
@@ -150,7 +157,8 @@ class Session:
             # The call before never ended: it raised. What it left is of no generation any more.
             track.forget()
             track.clock.restart()
-        self._hear_new_schedulers(track)
+        for pipeline in list(self._pipelines):
+            signals.catch_up(getattr(pipeline, "scheduler", None))
         new, name = track.clock.enter(lambda: self._time(args, kwargs))
         if new:
             track.forget()
@@ -215,26 +223,12 @@ class Session:
             moment.decision = decision
         return moment.decision
 
-    def _hear_new_schedulers(self, track: Track) -> None:
-        now = [s for p in self._pipelines if (s := getattr(p, "scheduler", None)) is not None]
-        known = [reference() for reference in track.schedulers]
-        if all(any(s is k for k in known) for s in now):
-            return
-        if track.schedulers:
-            # Swapped after the patch: its class may not be wrapped yet, so it announced nothing.
-            new = next(s for s in now if not any(s is k for k in known))
-            signals.hear(new)
-            timesteps = getattr(new, "timesteps", None)
-            if timesteps is not None:
-                track.clock.announce(len(timesteps))
-        track.schedulers = [weakref.ref(s) for s in now]
-
     def _begin_index(self, track: Track) -> None:
         """Image-to-image starts in the middle of the scheduler's timesteps."""
-        for pipeline in self._pipelines:
-            begin = getattr(getattr(pipeline, "scheduler", None), "begin_index", None)
-            if begin and track.clock.total is not None:
-                track.clock.total -= begin
+        scheduler = track.scheduler() if track.scheduler is not None else None
+        begin = getattr(scheduler, "begin_index", None)
+        if begin and track.clock.total is not None:
+            track.clock.total -= begin
 
     def _time(self, args: tuple, kwargs: dict[str, Any]) -> float:
         value = kwargs.get(self._time_name)
@@ -253,6 +247,8 @@ class Session:
                 intercept.install(module, chain)
             root.observe(self.model, self)
             signals.listen(self)
+            for pipeline in list(self._pipelines):
+                self.attach(pipeline)
         except BaseException:
             self.remove()
             raise

@@ -1,23 +1,24 @@
 """What diffusers says while it runs: timesteps set, step taken, guidance branch named.
 
-Methods are wrapped on the class, never on the instance: pipelines deep-copy their scheduler in every
-generation, and a wrapper in its `__dict__` cannot be copied. The wrappers act only for schedulers
-that a patched pipeline holds, and go with the last patch.
+Methods are wrapped on the class, never on the instance: pipelines deep-copy their scheduler in
+every generation, and a wrapper in its `__dict__` cannot be copied. The wrappers act only for
+schedulers that a patched pipeline holds, and go with the last patch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from ..errors import PatchError
+from autocache.errors import PatchError
 
 if TYPE_CHECKING:
-    from .session import Session
+    from autocache.runtime.session import Session
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _wrapped: dict[tuple[type, str], Any] = {}
@@ -30,14 +31,16 @@ def _holding(scheduler: object) -> list[Session]:
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     result = wrapped(*args, **kwargs)
     for session in _holding(instance):
-        session.track.clock.announce(len(instance.timesteps))
+        session.announced(instance)
     return result
 
 
-def _step(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+def _step(owner: type, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     result = wrapped(*args, **kwargs)
-    for session in _holding(instance):
-        session.step_ended()
+    # A subclass that calls `super().step` is heard once, as itself.
+    if _owner(type(instance), "step") is owner:
+        for session in _holding(instance):
+            session.step_ended()
     return result
 
 
@@ -62,10 +65,15 @@ def _named(context: Any, clocks: list[Any], name: str | None) -> Iterator[Any]:
 def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     if any(session.model is instance for session in _sessions):
         raise PatchError(
-            f"{type(instance).__name__} is patched by autocache, and diffusers' own cache cannot be "
-            "stacked on it; call autocache.unpatch(model) first, or do without enable_cache()"
+            f"{type(instance).__name__} is patched by autocache, and diffusers' own cache cannot "
+            "be stacked on it; call autocache.unpatch(model) first, or do without enable_cache()"
         )
     return wrapped(*args, **kwargs)
+
+
+def _owner(cls: type, method: str) -> type | None:
+    """The class that a method comes from."""
+    return next((base for base in cls.__mro__ if method in vars(base)), None)
 
 
 def _wrap(owner: type, method: str, wrapper: Callable) -> None:
@@ -76,16 +84,32 @@ def _wrap(owner: type, method: str, wrapper: Callable) -> None:
 def listen(session: Session) -> None:
     """Begin to pass signals on to a session."""
     _sessions.add(session)
-    owner = next((c for c in type(session.model).__mro__ if "cache_context" in vars(c)), None)
+    owner = _owner(type(session.model), "cache_context")
     if owner is not None:
         _wrap(owner, "cache_context", _cache_context)
         _wrap(owner, "enable_cache", _enable_cache)
 
 
-def hear(scheduler: object) -> None:
-    """Begin to hear schedulers of this one's class."""
-    _wrap(type(scheduler), "set_timesteps", _set_timesteps)
-    _wrap(type(scheduler), "step", _step)
+def hear(scheduler: object) -> bool:
+    """Begin to hear schedulers of this one's class; False when they are heard already."""
+    timesteps = _owner(type(scheduler), "set_timesteps")
+    step = _owner(type(scheduler), "step")
+    if (
+        timesteps is None
+        or step is None
+        or {(timesteps, "set_timesteps"), (step, "step")} <= set(_wrapped)
+    ):
+        return False
+    _wrap(timesteps, "set_timesteps", _set_timesteps)
+    _wrap(step, "step", functools.partial(_step, step))
+    return True
+
+
+def catch_up(scheduler: Any) -> None:
+    """Hear a scheduler that came after the patch, and make up for what it announced unheard."""
+    if hear(scheduler) and getattr(scheduler, "timesteps", None) is not None:
+        for session in _holding(scheduler):
+            session.announced(scheduler)
 
 
 def silence(session: Session) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import MemoryLimitError
+from autocache.errors import MemoryLimitError
 
 
 class Value(NamedTuple):
@@ -66,8 +66,8 @@ class Ledger:
             needed = max(self.held + count, count * expected)
             raise MemoryLimitError(
                 f"the strategy has to keep about {readable_bytes(needed)} per guidance branch, but "
-                f"memory_limit is {readable_bytes(self.limit)}; raise the limit, or choose a strategy "
-                "that keeps less (dit_block keeps one residual per stream of a block stack)"
+                f"memory_limit is {readable_bytes(self.limit)}; raise the limit, or choose a "
+                "strategy that keeps less (dit_block keeps one residual per stream and stack)"
             )
         self.held += count
         self.peak = max(self.peak, self.held)

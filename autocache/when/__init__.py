@@ -1,7 +1,7 @@
 """When: compute or skip at this step? One rule per file."""
 
-from .accumulated import Accumulated
-from .base import When
-from .interval import Interval
+from autocache.when.accumulated import Accumulated
+from autocache.when.base import When
+from autocache.when.interval import Interval
 
 __all__ = ["Accumulated", "Interval", "When"]

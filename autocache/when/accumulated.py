@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..runtime.distance import relative_l1
-from ..runtime.moment import Decision, Moment
+from autocache.runtime.distance import relative_l1
+from autocache.runtime.moment import Decision, Moment
 
 Clip = Literal["zero", "abs", "none"]
 
@@ -32,7 +32,7 @@ class Accumulated:
     Source: TeaCache, arXiv 2411.19108; algorithms.md section 5.
     """
 
-    probe: str
+    signal: str
     threshold: float
     coefficients: tuple[float, ...] = (1.0, 0.0)
     clip: Clip = "zero"
@@ -40,6 +40,11 @@ class Accumulated:
     force_last: bool = True
     max_consecutive_skips: int | None = None
     relative: bool = False
+
+    @property
+    def probe(self) -> str | None:
+        """The measured signal; nothing is measured where nothing can be skipped."""
+        return self.signal if self.threshold > 0 else None
 
     def decide(self, moment: Moment) -> Decision:
         distance = self._distance(moment)
@@ -51,7 +56,7 @@ class Accumulated:
         memory["sum"] = total = memory.get("sum", 0.0) + self._rescale(distance)
         limit = self._limit(memory, distance)
         capped = memory.get("skips", 0) == self.max_consecutive_skips
-        compute = total >= limit or self.threshold <= 0 or not moment.kept or capped
+        compute = total >= limit or not moment.kept or capped
         memory["skips"] = 0 if compute else memory.get("skips", 0) + 1
         if compute:
             memory["sum"] = 0.0
@@ -60,7 +65,7 @@ class Accumulated:
     def _distance(self, moment: Moment) -> float | None:
         """Relative L1 change of the probe since the step before, and remember the probe."""
         probe = moment.probe
-        if probe is None or self.threshold <= 0:
+        if probe is None:
             return None
         before = moment.store.get("probe", like=probe)
         moment.store.put("probe", probe, moment.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..runtime.moment import Decision, Moment
+from autocache.runtime.moment import Decision, Moment
 
 
 class When(Protocol):

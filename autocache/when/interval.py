@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..runtime.moment import Decision, Moment
+from autocache.runtime.moment import Decision, Moment
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Where: what is skipped? One kind of place per file."""
 
-from .base import Where
-from .blocks import Blocks
-from .submodules import Submodules
+from autocache.where.base import Where
+from autocache.where.blocks import Blocks
+from autocache.where.submodules import Submodules
 
 __all__ = ["Blocks", "Submodules", "Where"]

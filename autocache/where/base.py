@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..runtime.intercept import Site
-    from ..runtime.session import Session
-    from ..specs.bind import Bound
+    from autocache.runtime.intercept import Site
+    from autocache.runtime.session import Session
+    from autocache.spec.bind import Bound
 
 
 class Where(Protocol):

@@ -1,4 +1,4 @@
-"""A contiguous range of each block stack, skipped as one: its input goes in, its residual is added."""
+"""A contiguous range of each block stack, skipped as one: its input plus its residual comes out."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ParameterError, nearest
-from ..runtime.distance import relative_l1
-from ..runtime.intercept import COMPUTE
-from ..runtime.moment import Moment
+from autocache.errors import ParameterError, nearest
+from autocache.runtime.distance import relative_l1
+from autocache.runtime.intercept import COMPUTE
+from autocache.runtime.moment import Moment
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..runtime.intercept import Site
-    from ..runtime.session import Session
-    from ..specs.bind import Bound, BoundStack, Signature
+    from autocache.runtime.intercept import Site
+    from autocache.runtime.session import Session
+    from autocache.spec.bind import Bound, BoundStack, Signature
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class Flight:
 class Span:
     """A range of one stack's blocks.
 
-    The residual is anchored at the tail: the last block returns the streams as they entered plus the
-    residual, so whatever the model adds between skipped blocks (control residuals) is inside it.
+    The residual is anchored at the tail: the last block returns the streams as they entered plus
+    the residual, so what the model adds between skipped blocks (control residuals) is inside it.
     """
 
     def __init__(
@@ -130,7 +130,6 @@ class Span:
         self.expected = spans * len(self.returns)
         self.clones = False
         """The model writes into its streams: what came in must be copied to be kept."""
-
 
     def output(self, streams: tuple[torch.Tensor | None, ...]) -> Any:
         return streams[0] if self.bare else streams
@@ -181,10 +180,10 @@ class Span:
             return
         kept = []
         for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
-            known = stream is not None and after is not None and stream.shape == after.shape
-            kept.append(known)
-            if not known:
+            if stream is None or after is None or stream.shape != after.shape:
+                kept.append(False)
                 continue
+            kept.append(True)
             residual = stream.clone() if self.raw_input else after - stream
             moment.store.put(
                 (self.name, name),

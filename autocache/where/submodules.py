@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import ParameterError
-from ..runtime.distance import relative_l1
-from ..runtime.intercept import COMPUTE
-from ..runtime.moment import Moment
+from autocache.errors import ParameterError
+from autocache.runtime.distance import relative_l1
+from autocache.runtime.intercept import COMPUTE
+from autocache.runtime.moment import Moment
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..runtime.intercept import Site
-    from ..runtime.session import Session
-    from ..specs.bind import Bound
+    from autocache.runtime.intercept import Site
+    from autocache.runtime.session import Session
+    from autocache.spec.bind import Bound
 
 
 @dataclass(frozen=True)

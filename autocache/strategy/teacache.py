@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from ..errors import ParameterError, nearest
-from ..how import Reuse
-from ..when import Accumulated
-from ..where import Blocks
-from .recipe import Recipe, Strategy
+from autocache.errors import ParameterError, nearest
+from autocache.how import Reuse
+from autocache.strategy.recipe import Recipe, Strategy
+from autocache.when import Accumulated
+from autocache.where import Blocks
 
 if TYPE_CHECKING:
-    from ..specs.bind import Bound
-    from ..specs.schema import Spec, TeaCacheTable
+    from autocache.spec.bind import Bound
+    from autocache.spec.schema import Spec, TeaCacheTable
 
 logger = logging.getLogger("autocache")
 
@@ -26,7 +26,7 @@ steady trajectory computes every second step."""
 
 
 class TeaCache(Strategy):
-    """Skip all blocks while the rescaled change of the modulated input adds up to less than a threshold.
+    """Skip all blocks while the rescaled change of the modulated input adds up to little.
 
     Without parameters the published coefficients and the gentlest published threshold of the
     checkpoint are used. On a model without published coefficients the change is taken as it is, and
@@ -40,7 +40,9 @@ class TeaCache(Strategy):
     name: ClassVar[str] = "teacache"
 
     threshold: float | None = Field(
-        None, ge=0, description="accumulated rescaled change at which a step is computed; 0 never skips"
+        None,
+        ge=0,
+        description="accumulated rescaled change at which a step is computed; 0 never skips",
     )
     table: str | None = Field(None, description="id of the spec's coefficient table to use")
     coefficients: tuple[float, ...] | None = Field(
@@ -74,7 +76,7 @@ class TeaCache(Strategy):
         if table is None and self.coefficients is None:
             logger.info("teacache: no published coefficients for this %s", bound.spec.name)
         when = Accumulated(
-            probe=self._probe(bound.spec, table),
+            signal=self._probe(bound.spec, table),
             threshold=threshold,
             coefficients=coefficients,
             clip=self.poly_clip,
@@ -86,23 +88,22 @@ class TeaCache(Strategy):
         return Recipe(when=when, where=Blocks(), how=Reuse())
 
     def _table(self, spec: Spec, config: Mapping[str, Any]) -> TeaCacheTable | None:
-        from ..specs.schema import matches
+        from autocache.spec.schema import choose
 
         if self.table is not None:
             known = {table.id: table for table in spec.teacache}
             if self.table not in known:
                 raise ParameterError(
-                    f"{spec.name} has no coefficient table {self.table!r}{nearest(self.table, known)}"
+                    f"{spec.name} has no table {self.table!r}{nearest(self.table, known)}"
                 )
             return known[self.table]
-        name = config.get("_name_or_path")
-        for table in spec.teacache:
-            fits = matches(table.match, table.checkpoints, config, name)
-            if fits and table.ret_steps == self.use_ret_steps:
-                return table
+        variant = [table for table in spec.teacache if table.ret_steps == self.use_ret_steps]
+        found = choose(variant, config, config.get("_name_or_path"))
+        if found:
+            return found[0]
         if self.use_ret_steps and self.coefficients is None:
             raise ParameterError(
-                f"use_ret_steps: no coefficients of that variant are published for this {spec.name}; "
+                f"use_ret_steps: that variant has no published coefficients for this {spec.name}; "
                 "leave it out, or give coefficients"
             )
         return None

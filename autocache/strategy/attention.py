@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ..how import Reuse
-from ..when import Interval
-from ..where import Submodules
-from .recipe import Recipe, Strategy, preset
+from autocache.how import Reuse
+from autocache.strategy.recipe import Recipe, Strategy, preset
+from autocache.when import Interval
+from autocache.where import Submodules
 
 if TYPE_CHECKING:
-    from ..specs.bind import Bound
+    from autocache.spec.bind import Bound
 
 Kind = Literal["self", "joint", "cross", "temporal"]
 

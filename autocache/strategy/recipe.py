@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..errors import ParameterError, nearest
+from autocache.errors import ParameterError, nearest
 
 if TYPE_CHECKING:
-    from ..how import How
-    from ..specs.bind import Bound
-    from ..specs.schema import Preset
-    from ..when import When
-    from ..where import Where
+    from autocache.how import How
+    from autocache.spec.bind import Bound
+    from autocache.spec.schema import Preset
+    from autocache.when import When
+    from autocache.where import Where
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Strategy(BaseModel):
 def _explain(strategy: type[Strategy], problem: Any) -> str:
     parameter = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{strategy.name} has no parameter {parameter!r}{nearest(parameter, strategy.model_fields)}"
+        near = nearest(parameter, strategy.model_fields)
+        return f"{strategy.name} has no parameter {parameter!r}{near}"
     if not parameter:
         return f"{strategy.name}: {problem['msg']}"
     return f"{strategy.name}: {parameter}={problem['input']!r} is wrong: {problem['msg']}"
@@ -71,12 +72,7 @@ def _explain(strategy: type[Strategy], problem: Any) -> str:
 
 def preset(bound: Bound, strategy: str, config: Mapping[str, Any]) -> Preset | None:
     """The published preset of the checkpoint a model was loaded from."""
-    from ..specs.schema import matches
+    from autocache.spec.schema import choose
 
-    name = config.get("_name_or_path")
-    for candidate in bound.spec.presets.get(strategy, []):
-        if matches(candidate.match, candidate.checkpoints, config, name):
-            return candidate
-    return None
-
-
+    found = choose(bound.spec.presets.get(strategy, []), config, config.get("_name_or_path"))
+    return found[0] if found else None

@@ -6,10 +6,10 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnknownStrategyError, nearest
+from autocache.errors import UnknownStrategyError, nearest
 
 if TYPE_CHECKING:
-    from .recipe import Strategy
+    from autocache.strategy.recipe import Strategy
 
 _HOME = {"attention": "Attention", "dit_block": "DitBlock", "teacache": "TeaCache"}
 
@@ -31,7 +31,7 @@ def get(name: str) -> type[Strategy]:
     """
     if name not in _HOME:
         raise UnknownStrategyError(f"no strategy is named {name!r}{nearest(name, _HOME)}")
-    return getattr(importlib.import_module(f"autocache.strategies.{name}"), _HOME[name])
+    return getattr(importlib.import_module(f"autocache.strategy.{name}"), _HOME[name])
 
 
 def infos() -> list[StrategyInfo]:

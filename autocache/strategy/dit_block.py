@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from ..how import Reuse
-from ..when import Interval
-from ..where import Blocks
-from .recipe import Recipe, Strategy, preset
+from autocache.how import Reuse
+from autocache.strategy.recipe import Recipe, Strategy, preset
+from autocache.when import Interval
+from autocache.where import Blocks
 
 if TYPE_CHECKING:
-    from ..specs.bind import Bound
+    from autocache.spec.bind import Bound
 
 
 class DitBlock(Strategy):
-    """Skip a range of blocks in `step_interval - 1` of `step_interval` steps; add its last residual.
+    """Skip a range of blocks in all but one of `step_interval` steps; add its last residual.
 
-    Steps and blocks count from 0. Without parameters the published preset of the checkpoint is used,
-    its steps rescaled to the generation's; without a preset every second step skips, from a fifth of
-    the steps on, the blocks but the outer tenth at both ends of each stack.
+    Steps and blocks count from 0. Without parameters the published preset of the checkpoint is
+    used, its steps rescaled to the generation's; without a preset every second step skips, from a
+    fifth of the steps on, the blocks but the outer tenth at both ends of each stack.
 
     Source: MindIE-SD DiTCache; same family as Delta-DiT, arXiv 2406.01125. Memory: one activation
     per stream and block stack, for each guidance branch.
@@ -49,7 +49,7 @@ class DitBlock(Strategy):
     )
     mindie_compat: bool = Field(
         False,
-        description="behave as upstream: ignore step_end, and add the raw input of a one-block range",
+        description="as upstream: ignore step_end, and add the raw input of a one-block range",
     )
 
     @model_validator(mode="after")

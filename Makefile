@@ -1,0 +1,35 @@
+# Everything sets itself up in .venv: a machine needs Python 3.11 or newer, make and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints-dev.txt
+RECIPE := pyproject.toml constraints-dev.txt $(wildcard startup/*)
+JOBS ?= 2
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/autocache demo --out build/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is newer than what it was installed from, so the second run installs nothing.
+$(VENV)/.demo: $(RECIPE) | $(BIN)/python
+	$(INSTALL) -e ".[report]"
+	touch $@
+
+$(VENV)/.dev: $(RECIPE) | $(BIN)/python
+	$(INSTALL) -e ".[dev]"
+	touch $@ $(VENV)/.demo

@@ -1,0 +1,1 @@
+"""The `autocache` command, one file per subcommand."""

@@ -1,0 +1,54 @@
+"""`autocache demo`: the bundled pipeline without and with caching."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="draw pictures without and with caching, and compare",
+        description="Run a plain diffusers script on the bundled pipeline, once as it is and once "
+        "per strategy, and write pictures, figures and step records.",
+    )
+    parser.add_argument(
+        "--strategy",
+        action="append",
+        metavar="S",
+        help="as AUTOCACHE takes it, e.g. teacache:threshold=0.2; repeat for several "
+        "(default: teacache, dit_block and attention)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("autocache-demo"), metavar="DIR")
+    parser.add_argument("--prompts", type=int, default=8, metavar="N")
+    parser.add_argument("--steps", type=int, default=28, metavar="N")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=1.0, help="above 1 adds a negative pass")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the demonstration, then print its table and where its files are."""
+    from autocache.demo import report
+
+    report.require()
+    from rich.console import Console
+
+    from autocache.demo.run import STRATEGIES
+    from autocache.demo.run import run as run_demo
+
+    console = Console()
+    with console.status("starting") as status:
+        figures = run_demo(
+            options.out,
+            options.strategy or STRATEGIES,
+            options.prompts,
+            options.steps,
+            seed=options.seed,
+            guidance=options.guidance,
+            tell=status.update,
+        )
+    console.print(report.table(figures))
+    console.print(f"pictures, table, figures and step records: {options.out}", soft_wrap=True)

@@ -1,0 +1,40 @@
+"""The `autocache` command: its parser and its one error boundary."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from autocache.cli import demo, specs, strategies
+from autocache.errors import AutocacheError
+
+COMMANDS = (demo, strategies, specs)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="autocache", description="Training-free cache acceleration of diffusion models."
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 on an error, which is one line on standard error."""
+    options = build_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except AutocacheError as error:
+        if options.debug:
+            raise
+        print(f"autocache: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("autocache: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,141 @@
+"""What the demonstration shows: the before/after grid and the table of figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autocache.errors import AutocacheError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from rich.table import Table
+
+HEADINGS = (
+    "run",
+    "seconds",
+    "time ratio",
+    "blocks run",
+    "attention run",
+    "PSNR mean / worst",
+    "SSIM",
+    "attributes right",
+)
+ZOOM = 2
+GAP = 8
+GAIN = 4
+
+
+def require() -> None:
+    """Fail early, before any run, when a package of the `report` extra is missing."""
+    needed = {"skimage": "scikit-image", "PIL": "pillow", "rich": "rich"}
+    missing = [name for module, name in needed.items() if not importlib.util.find_spec(module)]
+    if missing:
+        raise AutocacheError(
+            f"the demonstration needs {', '.join(missing)}: pip install 'autocache[report]'"
+        )
+
+
+def plain_json(value: Any) -> Any:
+    """The value with non-finite floats, which JSON lacks, as the strings "inf", "-inf", "nan"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: plain_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(entry) for entry in value]
+    return value
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _decibels(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "identical"
+
+
+def rows(figures: Mapping[str, Any]) -> list[list[str]]:
+    """The table's cells, one row per run, plain first."""
+    plain = figures["plain"]
+    right = _percent(plain["attributes"]["right"])
+    table = [["plain", f"{plain['seconds']:.2f}", "1.00x", "100.0%", "100.0%", "-", "-", right]]
+    for name, run in figures["strategies"].items():
+        table.append(
+            [
+                name,
+                f"{run['seconds']:.2f}",
+                f"{run['time_ratio']:.2f}x",
+                _percent(run["blocks_run"]),
+                _percent(run["attention_run"]),
+                f"{_decibels(run['psnr_mean'])} / {_decibels(run['psnr_worst'])}",
+                f"{run['ssim']:.4f}",
+                _percent(run["attributes"]["right"]),
+            ]
+        )
+    return table
+
+
+def caption(figures: Mapping[str, Any]) -> str:
+    """One line on what was run."""
+    return (
+        f"{figures['prompts']} held-out prompts in one batch, {figures['steps']} steps, "
+        f"seed {figures['seed']}; figures against the plain run"
+    )
+
+
+def markdown(figures: Mapping[str, Any]) -> str:
+    """The table as Markdown."""
+    lines = [list(HEADINGS), ["---"] + ["---:"] * (len(HEADINGS) - 1), *rows(figures)]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{table}\n\n{caption(figures)}\n"
+
+
+def table(figures: Mapping[str, Any]) -> Table:
+    """The table for a terminal."""
+    from rich.table import Table
+
+    shown = Table(caption=caption(figures))
+    for place, heading in enumerate(HEADINGS):
+        shown.add_column(heading, justify="right" if place else "left")
+    for cells in rows(figures):
+        shown.add_row(*cells)
+    return shown
+
+
+def grid(
+    path: Path, captions: Sequence[str], plain: np.ndarray, cached: Mapping[str, np.ndarray]
+) -> None:
+    """Write the before/after picture: a row per prompt; plain, then each run and its difference.
+
+    Differences are absolute and `GAIN` times as bright.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    columns = [("plain", plain)]
+    for name, images in cached.items():
+        columns += [(name, images), (f"difference x{GAIN}", np.abs(images - plain) * GAIN)]
+    count, height, width = plain.shape[:3]
+    font, line = ImageFont.load_default(11), 16
+    cell_x, cell_y = width * ZOOM + GAP, height * ZOOM + line + GAP
+    # A caption is wider than a lone pair of columns.
+    total = max(len(columns) * cell_x + GAP, 620)
+    sheet = Image.new("RGB", (total, line + GAP + count * cell_y), "white")
+    pen = ImageDraw.Draw(sheet)
+    for column, (heading, images) in enumerate(columns):
+        left = GAP + column * cell_x
+        pen.text((left, GAP // 2), heading, fill="black", font=font)
+        pixels = (images.clip(0, 1) * 255).round().astype(np.uint8)
+        for row in range(count):
+            tile = Image.fromarray(pixels[row]).resize(
+                (width * ZOOM, height * ZOOM), Image.Resampling.NEAREST
+            )
+            sheet.paste(tile, (left, line + GAP + row * cell_y))
+    for row, text in enumerate(captions):
+        top = line + GAP + row * cell_y + height * ZOOM + 1
+        pen.text((GAP, top), text, fill="black", font=font)
+    sheet.save(path)

@@ -1,0 +1,1 @@
+"""Model specs: what autocache knows about each denoiser architecture."""

@@ -1,0 +1,192 @@
+"""Joining a spec to a live model, after checking every fact in it against that model."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from autocache.errors import SpecError, nearest
+from autocache.spec.loader import line_of
+from autocache.spec.schema import Location, Probe, Spec, Stack
+
+Problem = tuple[Location, str]
+
+
+class Signature:
+    """Finds arguments by name in the (args, kwargs) of a call, as the callee would."""
+
+    __slots__ = ("defaults", "names", "positions")
+
+    def __init__(self, cls: type[nn.Module]) -> None:
+        parameters = list(inspect.signature(cls.forward).parameters.values())[1:]
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        self.positions = {p.name: i for i, p in enumerate(parameters) if p.kind in positional}
+        self.names = tuple(p.name for p in parameters if p.kind not in variadic)
+        self.defaults = {
+            p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
+        }
+
+    def get(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The value of the named argument, its default when the call leaves it out.
+
+        Raises TypeError when the call leaves out an argument that has no default.
+        """
+        if name in kwargs:
+            return kwargs[name]
+        position = self.positions.get(name)
+        if position is not None and position < len(args):
+            return args[position]
+        if name in self.defaults:
+            return self.defaults[name]
+        raise TypeError(f"argument {name!r} is missing{nearest(name, self.names)}")
+
+
+@functools.cache
+def signature(cls: type[nn.Module]) -> Signature:
+    """The signature of a module class, read once per class."""
+    return Signature(cls)
+
+
+@dataclass(frozen=True, eq=False)
+class BoundStack:
+    """One stack of the live model; `offset` is the index of its first block among all stacks'."""
+
+    spec: Stack
+    path: str
+    blocks: tuple[nn.Module, ...]
+    offset: int
+    binders: tuple[Signature, ...]
+
+    @property
+    def binder(self) -> Signature:
+        """The signature of the first block, which in a stack of one class is everyone's."""
+        return self.binders[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A spec and the modules of one model that it describes."""
+
+    spec: Spec
+    stacks: tuple[BoundStack, ...]
+
+    @property
+    def block_count(self) -> int:
+        """The number of blocks in all stacks together."""
+        return sum(len(stack.blocks) for stack in self.stacks)
+
+
+def bind(spec: Spec, model: nn.Module) -> Bound:
+    """Find the modules a spec speaks of.
+
+    Raises SpecError, with one line `file:line:column: message` per problem, when a fact in the
+    spec does not hold for the model.
+    """
+    problems = list(_model_problems(spec, model))
+    stacks: list[BoundStack] = []
+    offset = 0
+    for i, stack in enumerate(spec.stacks):
+        modules = _module(model, stack.path)
+        if not isinstance(modules, nn.ModuleList):
+            problems.append((("stacks", i, "path"), _no_stack(stack.path, modules, model)))
+            continue
+        blocks = tuple(modules)
+        binders = tuple(signature(type(block)) for block in blocks)
+        stacks.append(BoundStack(stack, stack.path, blocks, offset, binders))
+        offset += len(blocks)
+        problems.extend(_stack_problems(("stacks", i), stack, blocks))
+    first = stacks[0].blocks[:1] if stacks and stacks[0].spec is spec.stacks[0] else ()
+    for name, probe in spec.probes.items():
+        problems.extend(_probe_problems(("probes", name), probe, model, first))
+    if problems:
+        lines = (f"{line_of(spec, *location)}: {message}" for location, message in problems)
+        raise SpecError("\n".join(lines))
+    return Bound(spec, tuple(stacks))
+
+
+def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
+    names = signature(type(model)).names
+    if spec.timestep not in names:
+        yield ("timestep",), _no_argument(spec.timestep, type(model), names)
+
+
+def _stack_problems(at: Location, stack: Stack, blocks: tuple[nn.Module, ...]) -> Iterator[Problem]:
+    for cls in dict.fromkeys(type(block) for block in blocks):
+        # Patched blocks are instances of a subclass, so the name may belong to a base.
+        names = [base.__name__ for base in cls.__mro__]
+        if not set(names) & set(stack.block_names):
+            message = f"the blocks of {stack.path!r} are {cls.__name__}, not "
+            yield (*at, "block"), message + " or ".join(stack.block_names)
+        arguments = signature(cls).names
+        for i, stream in enumerate(stack.streams):
+            if stream not in arguments:
+                yield (*at, "streams", i), _no_argument(stream, cls, arguments)
+    for block in blocks[:1]:
+        for path in stack.attention:
+            yield from _missing((*at, "attention", path), block, path)
+        for i, path in enumerate(stack.feed_forward):
+            yield from _missing((*at, "feed_forward", i), block, path)
+
+
+def _probe_problems(
+    at: Location, probe: Probe, model: nn.Module, first: tuple[nn.Module, ...]
+) -> Iterator[Problem]:
+    if probe.output_of:
+        yield from _missing((*at, "output_of", "module"), model, probe.output_of.module)
+    for block in first:
+        arguments = signature(type(block)).names
+        if probe.argument and probe.argument not in arguments:
+            yield (*at, "argument"), _no_argument(probe.argument, type(block), arguments)
+        if probe.call:
+            here = (*at, "call")
+            yield from _missing((*here, "module"), block, probe.call.module)
+            where = (*here, "arguments")
+            yield from _unknown(where, block, probe.call.module, probe.call.arguments)
+            for parameter, argument in probe.call.arguments.items():
+                if argument not in arguments:
+                    message = _no_argument(argument, type(block), arguments)
+                    yield (*where, parameter), message
+        if probe.input_of:
+            here = (*at, "input_of")
+            yield from _missing((*here, "module"), block, probe.input_of.module)
+            yield from _unknown(here, block, probe.input_of.module, [probe.input_of.argument])
+
+
+def _missing(at: Location, parent: nn.Module, path: str) -> Iterator[Problem]:
+    if _module(parent, path) is None:
+        names = (name for name, _ in parent.named_modules() if name)
+        yield at, f"{type(parent).__name__} has no submodule {path!r}{nearest(path, names)}"
+
+
+def _unknown(at: Location, parent: nn.Module, path: str, given: Iterable[str]) -> Iterator[Problem]:
+    module = _module(parent, path)
+    if module is None:
+        return
+    names = signature(type(module)).names
+    for name in given:
+        if name not in names:
+            yield (*at, name), _no_argument(name, type(module), names)
+
+
+def _no_argument(name: str, cls: type, names: Iterable[str]) -> str:
+    return f"{cls.__name__}.forward has no argument {name!r}{nearest(name, names)}"
+
+
+def _no_stack(path: str, found: nn.Module | None, model: nn.Module) -> str:
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if found is None:
+        return f"{type(model).__name__} has no {path!r}{nearest(path, lists)}"
+    return f"{path!r} is a {type(found).__name__}, not a ModuleList{nearest(path, lists)}"
+
+
+def _module(parent: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return parent.get_submodule(path)
+    except AttributeError:
+        return None

@@ -1,0 +1,133 @@
+"""YAML with positions: plain values, and where in the file each of them stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from autocache.errors import SpecError
+from autocache.spec.schema import Location
+
+# Aliases of aliases grow exponentially; no honest spec comes near this many nodes.
+MAX_NODES = 100_000
+MAX_DEPTH = 50
+
+
+@dataclass(frozen=True)
+class Document:
+    """The value in a file, the position of each of its parts, and the problems met on the way."""
+
+    path: Path
+    value: Any
+    marks: dict[Location, tuple[int, int]]
+    problems: list[str]
+
+    def position(self, location: Location) -> str:
+        """`file:line:column` of the part, or of the nearest part around it."""
+        while location and location not in self.marks:
+            location = location[:-1]
+        line, column = self.marks.get(location, (1, 1))
+        return f"{self.path}:{line}:{column}"
+
+
+def read(path: Path) -> Document:
+    """Parse a file. Raises SpecError when it is unreadable or no YAML mapping at all."""
+    node = _compose(path)
+    if not isinstance(node, yaml.MappingNode):
+        raise SpecError(f"{path}:1:1: expected a mapping with the keys of a spec")
+    builder = _Builder(path)
+    value = builder.build(node, (), ())
+    return Document(path, value, builder.marks, builder.problems)
+
+
+def _compose(path: Path) -> yaml.Node | None:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SpecError(f"{path}:1:1: cannot read the file: {reason}") from None
+    except ValueError as error:
+        raise SpecError(f"{path}:1:1: the file is not UTF-8 text: {error}") from None
+    loader: Any = None
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        message = ": ".join(part for part in (error.context, error.problem) if part)
+        raise SpecError(f"{path}:{line}:{column}: not valid YAML: {message}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise SpecError(f"{path}:1:1: not valid YAML: {message}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+class _Builder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.marks: dict[Location, tuple[int, int]] = {}
+        self.problems: list[str] = []
+        self.scalars = yaml.SafeLoader("")
+        self.nodes = 0
+
+    def build(self, node: yaml.Node, location: Location, parents: tuple[int, ...]) -> Any:
+        self.nodes += 1
+        if id(node) in parents:
+            self.report(node, "an alias refers to the part it stands in")
+        elif self.nodes == MAX_NODES or len(parents) > MAX_DEPTH:
+            # Once is enough: past the limit the rest of the file is not looked at.
+            self.report(node, "the file is too large or too deeply nested for a spec")
+            self.nodes = MAX_NODES
+        elif self.nodes < MAX_NODES:
+            return self.expand(node, location, (*parents, id(node)))
+        return None
+
+    def expand(self, node: yaml.Node, location: Location, parents: tuple[int, ...]) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return {
+                key: self.build(value, (*location, key), parents)
+                for key, value in self.pairs(node, location)
+            }
+        self.marks.setdefault(location, _mark(node))
+        if isinstance(node, yaml.SequenceNode):
+            values = []
+            for i, item in enumerate(node.value):
+                self.marks[(*location, i)] = _mark(item)
+                values.append(self.build(item, (*location, i), parents))
+            return values
+        return self.scalar(node)
+
+    def pairs(self, node: yaml.MappingNode, location: Location) -> Iterator[tuple[str, yaml.Node]]:
+        seen: dict[str, int] = {}
+        for key_node, value in node.value:
+            key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            if not isinstance(key, str):
+                self.report(key_node, "a key must be a string; quote it if it is meant as one")
+            elif key in seen:
+                self.report(key_node, f"key {key!r} is given twice, first on line {seen[key]}")
+            else:
+                seen[key] = key_node.start_mark.line + 1
+                self.marks[(*location, key)] = _mark(key_node)
+                yield key, value
+
+    def scalar(self, node: yaml.Node) -> Any:
+        try:
+            return self.scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
+            self.report(node, " ".join(str(getattr(error, "problem", None) or error).split()))
+            return None
+
+    def report(self, node: yaml.Node, message: str) -> None:
+        line, column = _mark(node)
+        self.problems.append(f"{self.path}:{line}:{column}: {message}")
+
+
+def _mark(node: yaml.Node) -> tuple[int, int]:
+    return node.start_mark.line + 1, node.start_mark.column + 1

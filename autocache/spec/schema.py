@@ -1,0 +1,237 @@
+"""What a model spec holds: facts about one denoiser architecture, no behaviour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+from typing_extensions import Self
+
+from autocache.errors import nearest
+
+Kind = Literal["self", "joint", "cross", "temporal"]
+Guidance = Literal["none", "embedded", "batched", "sequential"]
+Name = Annotated[str, Field(min_length=1)]
+Names = Annotated[list[Name], Field(min_length=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Location = tuple[str | int, ...]
+
+
+class Facts(BaseModel):
+    """Base of every part of a spec: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Stack(Facts):
+    """One list of blocks that the denoiser runs in order.
+
+    `streams` are the arguments of the block's forward that flow through the stack, the latent
+    one first. `returns` is one stream name when a block returns a bare tensor, otherwise the
+    stream names in the order of the returned tuple.
+    """
+
+    path: Name
+    block: Name | Names
+    streams: Names
+    returns: Name | Names
+    attention: dict[Name, Kind] = {}
+    feed_forward: list[Name] = []
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The class names a block of this stack may have."""
+        return (self.block,) if isinstance(self.block, str) else tuple(self.block)
+
+    @property
+    def return_order(self) -> tuple[str, ...]:
+        """The streams in the order a block returns them."""
+        return (self.returns,) if isinstance(self.returns, str) else tuple(self.returns)
+
+
+class Call(Facts):
+    """A submodule of the first block, called with arguments the block itself received."""
+
+    module: Name
+    arguments: dict[Name, Name]
+    output: int | None = None
+
+
+class Output(Facts):
+    """What a submodule of the denoiser returns when it runs."""
+
+    module: Name
+    output: int | None = None
+
+
+class Input(Facts):
+    """What the first block hands to one of its submodules."""
+
+    module: Name
+    argument: Name
+
+
+class Probe(Facts):
+    """A tensor that tells how far a step moved; exactly one way to get it."""
+
+    argument: Name | None = None
+    call: Call | None = None
+    output_of: Output | None = None
+    input_of: Input | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            valid = ", ".join(type(self).model_fields)
+            raise PydanticCustomError(
+                "probe",
+                "a probe needs exactly one of {valid}, not {found}",
+                {"valid": valid, "found": found},
+            )
+        return self
+
+
+class TeaCacheTable(Facts):
+    """One published TeaCache polynomial and the checkpoint it was fitted on.
+
+    `coefficients` start with the highest order. `thresholds` are the published ones, gentlest
+    first. `ret_steps` marks tables fitted without the first steps of the schedule.
+    """
+
+    id: Name
+    match: dict[str, Any] = {}
+    checkpoints: list[Name] = []
+    probe: Name
+    coefficients: Annotated[list[Number], Field(min_length=1)]
+    thresholds: list[Number] = []
+    ret_steps: bool = False
+    warmup_steps: Annotated[int, Field(ge=0)] = 1
+    force_last: bool = True
+    steps: Annotated[int, Field(ge=1)] | None = None
+    scheduler: str | None = None
+    provenance: Literal["official", "lightx2v", "community", "bundled"]
+    source: Name
+
+
+class Preset(Facts):
+    """Published parameters of one strategy, and the step count they were published for."""
+
+    match: dict[str, Any] = {}
+    checkpoints: list[Name] = []
+    steps: Annotated[int, Field(ge=1)] | None = None
+    parameters: dict[str, Any]
+    source: Name
+
+
+class Spec(Facts):
+    """Everything autocache knows about one denoiser class."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+    timestep: Name = "timestep"
+    stacks: Annotated[list[Stack], Field(min_length=1)]
+    probes: dict[Name, Probe] = {}
+    guidance: dict[Name, Guidance] = {}
+    teacache: list[TeaCacheTable] = []
+    presets: dict[str, list[Preset]] = {}
+
+    _file: Path | None = PrivateAttr(default=None)
+    _marks: dict[Location, tuple[int, int]] = PrivateAttr(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The class name of the denoiser."""
+        return self.model.rpartition(":")[2]
+
+    @property
+    def file(self) -> Path | None:
+        """The file this spec was loaded from, None when it was built in memory."""
+        return self._file
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = list(self._problems())
+        if problems:
+            text = "; ".join(message for _, message in problems)
+            raise PydanticCustomError("facts", "{text}", {"text": text, "problems": problems})
+        return self
+
+    def _problems(self) -> Iterator[tuple[Location, str]]:
+        paths: set[str] = set()
+        for i, stack in enumerate(self.stacks):
+            if stack.path in paths:
+                yield ("stacks", i, "path"), f"stack {stack.path!r} is listed twice"
+            paths.add(stack.path)
+            if len(set(stack.streams)) < len(stack.streams):
+                yield ("stacks", i, "streams"), "a stream is listed twice"
+            if len(set(stack.return_order)) < len(stack.return_order):
+                yield ("stacks", i, "returns"), "a stream is returned twice"
+            for stream in stack.return_order:
+                if stream not in stack.streams:
+                    message = f"{stream!r} is not one of the streams"
+                    yield ("stacks", i, "returns"), message + nearest(stream, stack.streams)
+        for i, table in enumerate(self.teacache):
+            if table.probe not in self.probes:
+                message = f"no probe is called {table.probe!r}"
+                yield ("teacache", i, "probe"), message + nearest(table.probe, self.probes)
+        for strategy in self.presets:
+            if not strategy:
+                yield ("presets", strategy), "a strategy name is empty"
+
+
+class Entry(Protocol):
+    """What tables and presets share: the checkpoints they belong to."""
+
+    @property
+    def match(self) -> dict[str, Any]: ...
+
+    @property
+    def checkpoints(self) -> list[str]: ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def matches(
+    entry_match: Mapping[str, Any],
+    entry_checkpoints: Sequence[str],
+    config: Mapping[str, Any],
+    name: str | None = None,
+) -> bool:
+    """Whether a table or preset belongs to a checkpoint.
+
+    It does when `name` (by default `_name_or_path` of the config) is one of the checkpoints, or
+    when there is something to match and every item equals the config's; a list is any of.
+    """
+    if _named(entry_checkpoints, name or config.get("_name_or_path")):
+        return True
+    return bool(entry_match) and all(
+        key in config and config[key] in (value if isinstance(value, list) else [value])
+        for key, value in entry_match.items()
+    )
+
+
+def choose(entries: Sequence[E], config: Mapping[str, Any], name: str | None = None) -> list[E]:
+    """The entries of a checkpoint: those that name it, else those whose config matches.
+
+    The name comes first because checkpoints may share one config: FLUX.1-Kontext-dev cannot be
+    told from FLUX.1-dev by its config.
+    """
+    known = name or config.get("_name_or_path")
+    named = [entry for entry in entries if _named(entry.checkpoints, known)]
+    return named or [entry for entry in entries if matches(entry.match, [], config, None)]
+
+
+def _named(checkpoints: Sequence[str], name: str | None) -> bool:
+    # A pipeline loads its denoiser from a folder inside the hub cache, so the name arrives as
+    # `…/models--owner--repository/snapshots/<hash>/transformer` more often than as a repository.
+    if not name:
+        return False
+    parts = {part.rpartition("--")[2].lower() for part in re.split(r"[/\\]", name)}
+    return any(checkpoint.rpartition("/")[2].lower() in parts for checkpoint in checkpoints)

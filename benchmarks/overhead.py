@@ -1,0 +1,124 @@
+"""What patching costs when every step is computed: `python benchmarks/overhead.py`.
+
+One run alternates, step by step, a plain 57-block FluxTransformer of tiny width, the same model
+patched by each strategy with a setting that never skips, and the same model under diffusers' own
+First Block Cache at threshold 0. Figures are medians of ratios to the plain step of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel
+from torch import nn
+
+import autocache
+
+NEVER_SKIP: dict[str, dict[str, Any]] = {
+    "teacache": {"threshold": 0},
+    "dit_block": {"step_interval": 1},
+    "attention": {"step_interval": 1},
+}
+# Probes, keeps and accounts as in use, and still computes: the probe's change is never so small.
+KEEPS = {"teacache": {"threshold": 1e-9, "coefficients": [1.0, 0.0]}}
+
+
+def build() -> FluxTransformer2DModel:
+    torch.manual_seed(0)
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=19,
+        num_single_layers=38,
+        attention_head_dim=16,
+        num_attention_heads=1,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    ).eval()
+
+
+def inputs(time_value: float) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "hidden_states": torch.randn(1, 16, 4, generator=generator),
+        "encoder_hidden_states": torch.randn(1, 8, 16, generator=generator),
+        "pooled_projections": torch.randn(1, 16, generator=generator),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(8, 3),
+        "timestep": torch.tensor([time_value]),
+        "return_dict": False,
+    }
+
+
+def contestants() -> dict[str, nn.Module]:
+    plain = build()
+    models: dict[str, nn.Module] = {"plain": plain, "plain again": copy.deepcopy(plain)}
+    for name, parameters in NEVER_SKIP.items():
+        models[f"autocache {name}"] = copy.deepcopy(plain)
+        autocache.patch(models[f"autocache {name}"], name, **parameters)
+    models["autocache teacache, measuring"] = copy.deepcopy(plain)
+    autocache.patch(models["autocache teacache, measuring"], "teacache", **KEEPS["teacache"])
+    models["diffusers FirstBlockCache"] = under_diffusers = copy.deepcopy(plain)
+    under_diffusers.enable_cache(FirstBlockCacheConfig(threshold=0.0))
+    return models
+
+
+@torch.no_grad()
+def measure(rounds: int) -> dict[str, dict[str, float]]:
+    """Median ratio to the plain model's step of the same round, and microseconds per block."""
+    models = contestants()
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds + 3):
+        given = inputs(1.0 - turn / (rounds + 3))
+        # The order rotates, so that none is always the one to run after the same neighbour.
+        names = list(models)
+        names = names[turn % len(names) :] + names[: turn % len(names)]
+        for name in names:
+            with models[name].cache_context("cond"):
+                start = time.perf_counter()
+                models[name](**given)
+                elapsed = time.perf_counter() - start
+            if turn >= 3:
+                seconds[name].append(elapsed)
+    figures = {}
+    for name, own in seconds.items():
+        pairs = list(zip(own, seconds["plain"], strict=True))
+        figures[name] = {
+            "ratio": statistics.median(a / b for a, b in pairs),
+            "added_us_per_block": statistics.median(a - b for a, b in pairs) / 57 * 1e6,
+        }
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = measure(options.rounds)
+    result = {
+        "command": f"python benchmarks/overhead.py --rounds {options.rounds}",
+        "machine": f"{platform.processor() or platform.machine()}, 1 thread",
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        "model": "FluxTransformer2DModel, 19 + 38 blocks, width 16",
+        "figures": figures,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    for name, row in figures.items():
+        print(f"{name:<32} {row['ratio']:.4f}x  {row['added_us_per_block']:+.2f} us per block")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Settings for every test."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """The models are so small that sharing one among threads only costs time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def nothing_patched() -> None:
+    """Whatever other tests left patched is gone, so that the last unpatch is this test's."""
+    gc.collect()

@@ -1,0 +1,83 @@
+"""Generation, step and guidance branch from the scheduler's signals, or from the time alone."""
+
+from __future__ import annotations
+
+from autocache.runtime.clock import MAX_BRANCHES, Clock
+
+
+def by_time(clock: Clock, times: list[float]) -> list[tuple[int, int, str]]:
+    placed = []
+    for time in times:
+        _, branch = clock.enter(lambda time=time: time)
+        placed.append((clock.generation, clock.step, branch))
+    return placed
+
+
+def no_time() -> float:
+    raise AssertionError("the time is not to be read: on an accelerator that is a sync")
+
+
+def test_time_alone_tells_steps_and_generations():
+    """A later time is a step, a jump back a generation, counting down or up."""
+    assert by_time(Clock(), [9, 5, 1, 9, 5]) == [
+        (0, 0, "0"), (0, 1, "0"), (0, 2, "0"), (1, 0, "0"), (1, 1, "0"),
+    ]  # fmt: skip
+    assert by_time(Clock(), [0.1, 0.5, 0.1])[-1] == (1, 0, "0")
+
+
+def test_repeated_time_is_the_next_branch():
+    """Calls at one time are guidance branches in their order."""
+    assert by_time(Clock(), [9, 9, 5, 5]) == [(0, 0, "0"), (0, 0, "1"), (0, 1, "0"), (0, 1, "1")]
+
+
+def test_a_loop_at_one_time_does_not_open_branches_for_ever():
+    """More calls at one time than guidance ever makes are new generations."""
+    placed = by_time(Clock(), [1.0] * (MAX_BRANCHES * 3))
+    assert len({branch for _, _, branch in placed}) == MAX_BRANCHES
+    assert placed[-1][0] == 2
+
+
+def test_scheduler_signals_need_no_time():
+    """With a scheduler's signals the timestep is never read."""
+    clock = Clock()
+    for _ in range(2):
+        clock.announce(2)
+        assert clock.enter(no_time) == (True, "0")
+        assert clock.enter(no_time) == (False, "1")
+        assert clock.step == 0
+        assert not clock.advance()
+        assert clock.enter(no_time) == (False, "0")
+        assert clock.step == 1
+        assert clock.advance()
+    assert clock.generation == 1
+
+
+def test_after_the_last_announced_step_time_takes_over():
+    """A foreign loop on a model whose scheduler is done is placed by its times."""
+    clock = Clock()
+    clock.announce(1)
+    clock.enter(no_time)
+    clock.advance()
+    assert by_time(clock, [7, 3]) == [(1, 0, "0"), (1, 1, "0")]
+    assert clock.total is None
+
+
+def test_an_expert_that_starts_late_knows_its_step():
+    """Steps are counted from the announcement, also before the first call."""
+    clock = Clock()
+    clock.announce(4)
+    clock.advance()
+    clock.advance()
+    assert clock.enter(no_time) == (True, "0")
+    assert (clock.step, clock.total) == (2, 4)
+
+
+def test_named_branches():
+    """A name given by the pipeline is the branch; the same name again is another one."""
+    clock = Clock()
+    clock.announce(3)
+    names = []
+    for context in ("cond", "uncond", "cond", None):
+        clock.context = context
+        names.append(clock.enter(no_time)[1])
+    assert names == ["cond", "uncond", "cond#1", "0"]

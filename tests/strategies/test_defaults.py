@@ -1,0 +1,149 @@
+"""Without parameters a strategy does what was published for the checkpoint, or what fits it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import autocache
+from autocache.strategy import infos
+from autocache.when import Accumulated, Interval
+from autocache.where import Blocks
+from tiny import NAMES, build
+
+STRATEGIES = [info.name for info in infos()]
+
+
+def run(model, inputs, steps: int) -> list[torch.Tensor]:
+    """Outputs of a bare loop at falling times."""
+    with torch.no_grad():
+        return [model(**inputs(900 - 800 * step / steps))[0].clone() for step in range(steps)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_default_skips_something(name, strategy):
+    """Every strategy, given no parameters, skips work on every model with a spec."""
+    model, inputs = build(name)
+    with autocache.patched(model, strategy) as patch:
+        run(model, inputs, 8)
+        stats = patch.stats()
+    assert 0.2 < stats.attention.share < 0.95
+    assert {step.action for step in stats.steps} == {"computed", "reused"}
+    assert stats.bytes_peak > 0
+
+
+NEVER = {
+    "teacache": {"threshold": 0},
+    "dit_block": {"step_interval": 1},
+    "attention": {"step_interval": 1},
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_never_skipping_is_bit_identical(name, strategy):
+    """Patched but never skipping equals the plain model bit for bit, however that is asked for."""
+    model, inputs = build(name)
+    plain = run(model, inputs, 6)
+    for options in (NEVER[strategy], {"enabled": False}, {"dry_run": True}):
+        with autocache.patched(model, strategy, **options) as patch:
+            again = run(model, inputs, 6)
+            assert patch.stats().attention.share == 1.0
+        assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True)), options
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_dry_run_tells_the_error_of_what_would_have_been_skipped(strategy):
+    """A dry run takes the decisions of a real run on the same steps and measures their error."""
+    model, inputs = build("FluxTransformer2DModel")
+    with autocache.patched(model, strategy, dry_run=True) as patch:
+        run(model, inputs, 8)
+        dry = patch.stats().steps
+    with autocache.patched(model, strategy) as patch:
+        run(model, inputs, 8)
+        real = patch.stats().steps
+    assert [step.action for step in dry] == [step.action for step in real]
+    for step in dry:
+        skipped = step.action != "computed"
+        assert (step.error is not None and step.error > 0) == skipped
+
+
+def recipe(strategy: str, model, **parameters):
+    with autocache.patched(model, strategy, **parameters) as patch:
+        return patch.strategy.recipe(patch.bound, dict(model.config))
+
+
+FLUX_DEV = {
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "in_channels": 64,
+    "guidance_embeds": True,
+    "attention_head_dim": 16,
+    "num_attention_heads": 1,
+}
+
+
+def test_flux_dev_gets_its_published_presets():
+    """A model configured as FLUX.1-dev gets MindIE's ranges and TeaCache's own coefficients."""
+    model, _ = build("FluxTransformer2DModel", **FLUX_DEV)
+    dit = recipe("dit_block", model)
+    assert isinstance(dit.when, Interval)
+    assert isinstance(dit.where, Blocks)
+    assert (dit.when.bounds(50)[0], dit.when.interval) == (18, 2)
+    assert dict(dit.where.ranges or {}) == {
+        "transformer_blocks": (5, 13),
+        "single_transformer_blocks": (1, 23),
+    }
+    tea = recipe("teacache", model).when
+    assert isinstance(tea, Accumulated)
+    assert tea.coefficients[0] == 498.651651
+    assert (tea.threshold, tea.relative, tea.probe) == (0.25, False, "modulated_input")
+
+
+def test_given_parameters_override_the_preset():
+    """What the user gives stands; the preset fills in the rest."""
+    model, _ = build("FluxTransformer2DModel", **FLUX_DEV)
+    dit = recipe("dit_block", model, step_start=3, block_start=2, block_end=30)
+    assert isinstance(dit.when, Interval)
+    assert isinstance(dit.where, Blocks)
+    assert (dit.when.bounds(50)[0], dit.when.interval) == (3, 2)
+    assert (dit.where.start, dit.where.end, dit.where.ranges) == (2, 30, None)
+
+
+def test_a_block_range_counts_over_all_stacks():
+    """`block_start` and `block_end` number the blocks of all stacks in the order they run."""
+    model, inputs = build("FluxTransformer2DModel")
+    options = {"step_start": 0, "step_interval": 4, "block_start": 2, "block_end": 5}
+    with autocache.patched(model, "dit_block", **options) as patch:
+        run(model, inputs, 4)
+        sites = patch.stats().steps[1].sites
+    assert set(sites) == {"transformer_blocks[2:3]", "single_transformer_blocks[0:2]"}
+
+
+def test_ret_steps_uses_its_own_coefficients_and_probe():
+    """Wan's ret variant measures the time projection and protects five steps."""
+    model, _ = build("WanTransformer3DModel")
+    table = "wan2.1-t2v-1.3b-ret"
+    when = recipe("teacache", model, table=table).when
+    assert isinstance(when, Accumulated)
+    assert (when.warmup, when.force_last, when.probe) == (5, False, "time_projection")
+    assert when.coefficients[0] == -52186.2437
+    with pytest.raises(autocache.errors.ParameterError, match="use_ret_steps"):
+        autocache.patch(model, "teacache", use_ret_steps=True)
+    assert not autocache.is_patched(model)
+
+
+def test_cross_attention_only_when_asked_for():
+    """`kinds` chooses the attention modules; cross attention is not among the default ones."""
+    model, inputs = build("WanTransformer3DModel")
+    options = {"step_start": 0, "step_interval": 2}
+    sites = {}
+    for kinds in (("self", "joint"), ("cross",)):
+        with autocache.patched(model, "attention", kinds=kinds, **options) as patch:
+            run(model, inputs, 4)
+            sites[kinds] = set(patch.stats().steps[1].sites)
+    assert sites["self", "joint"] == {f"blocks.{n}.attn1" for n in range(3)}
+    assert sites[("cross",)] == {f"blocks.{n}.attn2" for n in range(3)}
+    with pytest.raises(autocache.errors.ParameterError, match="kinds are cross, self"):
+        autocache.patch(model, "attention", kinds=["temporal"])
