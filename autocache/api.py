@@ -21,7 +21,6 @@ from autocache.spec.bind import bind
 from autocache.strategy.recipe import Strategy
 
 if TYPE_CHECKING:
-    from autocache.spec.bind import Bound
     from autocache.spec.registry import SpecInfo
     from autocache.spec.schema import Spec
     from autocache.strategy import StrategyInfo
@@ -46,11 +45,6 @@ class Patch:
     def spec(self) -> Spec:
         """The spec of the (first) denoiser."""
         return self._sessions[0].spec
-
-    @property
-    def bound(self) -> Bound:
-        """The spec joined to the (first) denoiser's modules."""
-        return self._sessions[0].bound
 
     @property
     def denoisers(self) -> list[nn.Module]:

@@ -352,7 +352,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("autocache/demo/models/shapes"))
     parser.add_argument("--device", default="cpu", help="any torch device")
     parser.add_argument("--autoencoder-steps", type=int, default=900)
-    parser.add_argument("--flow-steps", type=int, default=4300)
+    parser.add_argument("--flow-steps", type=int, default=3900)
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(

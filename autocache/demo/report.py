@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 HEADINGS = (
     "run",
-    "seconds",
     "time ratio",
     "blocks run",
     "attention run",
@@ -62,12 +61,13 @@ def rows(figures: Mapping[str, Any]) -> list[list[str]]:
     """The table's cells, one row per run, plain first."""
     plain = figures["plain"]
     right = _percent(plain["attributes"]["right"])
-    table = [["plain", f"{plain['seconds']:.2f}", "1.00x", "100.0%", "100.0%", "-", "-", right]]
-    for name, run in figures["strategies"].items():
+    table = [["plain", "1.00x", "100.0%", "100.0%", "-", "-", right]]
+    fewer = figures["fewer_steps"]
+    runs = {f"only {fewer['steps']} steps": fewer, **figures["strategies"]}
+    for name, run in runs.items():
         table.append(
             [
                 name,
-                f"{run['seconds']:.2f}",
                 f"{run['time_ratio']:.2f}x",
                 _percent(run["blocks_run"]),
                 _percent(run["attention_run"]),
@@ -83,7 +83,7 @@ def caption(figures: Mapping[str, Any]) -> str:
     """One line on what was run."""
     return (
         f"{figures['prompts']} held-out prompts in one batch, {figures['steps']} steps, "
-        f"seed {figures['seed']}; figures against the plain run"
+        f"seed {figures['seed']}, guidance {figures['guidance']:g}; figures against the plain run"
     )
 
 

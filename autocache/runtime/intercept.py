@@ -61,12 +61,15 @@ class Chain:
 
 
 # What a site does is Python on host state: compiled code calls it as it is, and resumes after.
-@torch.compiler.disable
+_opaque: Any = torch.compiler.disable
+
+
+@_opaque
 def _enter_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
     return module.__dict__[KEY].enter(module, args, kwargs)
 
 
-@torch.compiler.disable
+@_opaque
 def _leave_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
     return module.__dict__[KEY].leave(args, kwargs, output)
 
@@ -75,17 +78,18 @@ class _Intercepted(nn.Module):
     """Mixed into every swapped class, before the original one."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        compute: Any = super().__call__
         if torch.compiler.is_compiling():
             output = _enter_opaque(self, args, kwargs)
             if output is not COMPUTE:
                 return output
-            output = super().__call__(*args, **kwargs)
+            output = compute(*args, **kwargs)
             return _leave_opaque(self, args, kwargs, output)
         site: Site = self.__dict__[KEY]
         output = site.enter(self, args, kwargs)
         if output is not COMPUTE:
             return output
-        output = super().__call__(*args, **kwargs)
+        output = compute(*args, **kwargs)
         return site.leave(args, kwargs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

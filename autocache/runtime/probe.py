@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,9 +27,7 @@ def probe_sites(bound: Bound, name: str, session: Session) -> list[tuple[nn.Modu
         module = session.model.get_submodule(probe.output_of.module)
         return [(module, _OutputOf(session, probe.output_of.output))]
     if probe.input_of is not None:
-        module = first.get_submodule(probe.input_of.module)
-        reached = _InputOf(session, type(module), probe.input_of.argument)
-        return [(first, _RunsUpTo(session)), (module, reached)]
+        return [(first, _RunsUpTo(session, probe.input_of.module, probe.input_of.argument))]
     if probe.call is not None:
         return [(first, _Calls(session, stack.binder, probe.call))]
     assert probe.argument is not None
@@ -102,29 +101,30 @@ class _Reached(Exception):
 
 
 class _RunsUpTo(_Probe):
-    """Runs the first block up to the sub-module whose input is the probe: a norm and a shift."""
+    """Runs the first block as far as the sub-module whose input is the probe: a norm and a shift.
+
+    The sub-module is hooked only meanwhile: anything lasting on it would break the graph of a
+    compiled block.
+    """
+
+    def __init__(self, session: Session, path: str, argument: str) -> None:
+        super().__init__(session)
+        self.path, self.argument = path, argument
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        track = self.session.track
-        track.probing = True
+        inner = module.get_submodule(self.path)
+        names, here = signature(type(inner)), threading.get_ident()
+
+        def reached(_: nn.Module, given: tuple, named: dict[str, Any]) -> None:
+            if threading.get_ident() == here:
+                raise _Reached(names.get(self.argument, given, named))
+
+        handle = inner.register_forward_pre_hook(reached, with_kwargs=True)
         try:
             # The plain forward: a compiled block cannot be left in the middle.
             module.forward(*args, **kwargs)
-        except _Reached as reached:
-            return reached.value
+        except _Reached as at:
+            return at.value
         finally:
-            track.probing = False
+            handle.remove()
         return None
-
-
-class _InputOf(_Probe):
-    """Stops the first block at its sub-module while the probe is measured."""
-
-    def __init__(self, session: Session, owner: type[nn.Module], argument: str) -> None:
-        super().__init__(session)
-        self.signature, self.argument = signature(owner), argument
-
-    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if self.session.track.probing:
-            raise _Reached(self.signature.get(self.argument, args, kwargs))
-        return COMPUTE

@@ -46,7 +46,6 @@ class Track:
         self.branches: dict[str, Branch] = {}
         self.moment: Moment | None = None
         self.started = 0.0
-        self.probing = False
         self.scheduler: weakref.ref | None = None
         """The one that announced the generation."""
 
@@ -55,6 +54,10 @@ class Track:
             branch.store.clear()
         self.branches.clear()
         self.moment = None
+
+    def __del__(self) -> None:
+        # Its thread has ended: what it kept counts no longer.
+        self.forget()
 
 
 class Session:
@@ -67,7 +70,6 @@ class Session:
         self.recipe = recipe
         self.dry_run = dry_run
         self.enabled = True
-        self.bound = bound
         self.spec = bound.spec
         self.patch: Any = None
         self.label = type(model).__name__

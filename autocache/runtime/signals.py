@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autocache.runtime.session import Session
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_wrapped: dict[tuple[type, str], Any] = {}
+_wrapped: dict[tuple[type | None, str], Any] = {}
 
 
 def _holding(scheduler: object) -> list[Session]:
@@ -76,33 +76,27 @@ def _owner(cls: type, method: str) -> type | None:
     return next((base for base in cls.__mro__ if method in vars(base)), None)
 
 
-def _wrap(owner: type, method: str, wrapper: Callable) -> None:
-    if (owner, method) not in _wrapped and hasattr(owner, method):
-        _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, wrapper)
+def _wrap(owner: type | None, method: str, wrapper: Callable) -> bool:
+    """Wrap a method once; False when there is nothing to do."""
+    if (owner, method) in _wrapped or not hasattr(owner, method):
+        return False
+    _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, wrapper)
+    return True
 
 
 def listen(session: Session) -> None:
     """Begin to pass signals on to a session."""
     _sessions.add(session)
     owner = _owner(type(session.model), "cache_context")
-    if owner is not None:
-        _wrap(owner, "cache_context", _cache_context)
-        _wrap(owner, "enable_cache", _enable_cache)
+    _wrap(owner, "cache_context", _cache_context)
+    _wrap(owner, "enable_cache", _enable_cache)
 
 
 def hear(scheduler: object) -> bool:
     """Begin to hear schedulers of this one's class; False when they are heard already."""
-    timesteps = _owner(type(scheduler), "set_timesteps")
-    step = _owner(type(scheduler), "step")
-    if (
-        timesteps is None
-        or step is None
-        or {(timesteps, "set_timesteps"), (step, "step")} <= set(_wrapped)
-    ):
-        return False
-    _wrap(timesteps, "set_timesteps", _set_timesteps)
-    _wrap(step, "step", functools.partial(_step, step))
-    return True
+    steps = _owner(type(scheduler), "step")
+    _wrap(steps, "step", functools.partial(_step, steps))
+    return _wrap(_owner(type(scheduler), "set_timesteps"), "set_timesteps", _set_timesteps)
 
 
 def catch_up(scheduler: Any) -> None:

@@ -33,7 +33,9 @@ def figures() -> dict:
         "prompts": 8,
         "steps": 28,
         "seed": 0,
+        "guidance": 1.0,
         "plain": {"seconds": 2.0, "attributes": attributes},
+        "fewer_steps": {**cached, "steps": 14, "psnr_mean": 40.0, "attention_run": 0.5},
         "strategies": {"teacache": cached},
     }
 
@@ -52,8 +54,9 @@ def test_mean_psnr_leaves_identical_pictures_out() -> None:
 
 def test_markdown_has_a_row_per_run() -> None:
     lines = report.markdown(figures()).splitlines()
-    assert lines[2].startswith("| plain | 2.00 | 1.00x |")
-    assert lines[3] == "| teacache | 1.00 | 2.00x | 40.0% | - | identical / 31.2 | 0.9800 | 90.0% |"
+    assert lines[2].startswith("| plain | 1.00x |")
+    assert lines[3].startswith("| only 14 steps | 2.00x | 40.0% | 50.0% | 40.0 / 31.2 |")
+    assert lines[4] == "| teacache | 2.00x | 40.0% | - | identical / 31.2 | 0.9800 | 90.0% |"
 
 
 def test_json_has_no_infinity() -> None:
@@ -86,6 +89,7 @@ def test_the_demonstration_runs_end_to_end(tmp_path: Path) -> None:
     for name in ("grid.png", "table.md", "figures.json", "steps.json", "prompts.txt"):
         assert (tmp_path / name).is_file()
     assert set(found["strategies"]) == {"teacache", "attention"}
+    assert found["fewer_steps"]["steps"] == 3
     record = json.loads((tmp_path / "steps.json").read_text())["teacache"]
     assert record
     for cached in found["strategies"].values():

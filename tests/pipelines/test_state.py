@@ -38,7 +38,7 @@ def _interrupting(at: int) -> dict[str, Any]:
 
 
 def _stopped_in_a_step(pipe: Any, at: int, error: type[BaseException], **options: Any) -> None:
-    """The `at`th denoiser call raises in the middle of its blocks."""
+    """Raises inside the `at`th denoiser call that computes its blocks, in the middle of them."""
     calls = [0]
 
     def hook(module: Any, *_: Any) -> None:
@@ -93,7 +93,7 @@ FIRST: dict[str, Callable[[Any], Any]] = {
     "exception in a step": _in_step(6, Stopped),
     "exception in the uncond branch": _in_step(7, Stopped),
     "ctrl-c in a step": _in_step(6, KeyboardInterrupt),
-    "exception in a step of another size": _in_step(6, Stopped, size=12, guided=False),
+    "exception in a step of another size": _in_step(3, Stopped, size=12, guided=False),
     "bfloat16": _in_bfloat16,
 }
 """What happens on the patched pipeline before the generation that is looked at."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import autocache
+from autocache.spec.bind import bind
 from autocache.strategy import infos
 from autocache.when import Accumulated, Interval
 from autocache.where import Blocks
@@ -71,7 +72,7 @@ def test_dry_run_tells_the_error_of_what_would_have_been_skipped(strategy):
 
 def recipe(strategy: str, model, **parameters):
     with autocache.patched(model, strategy, **parameters) as patch:
-        return patch.strategy.recipe(patch.bound, dict(model.config))
+        return patch.strategy.recipe(bind(patch.spec, model), dict(model.config))
 
 
 FLUX_DEV = {

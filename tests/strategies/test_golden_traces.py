@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from toy import SPEC, ToyBlock, ToyDenoiser, added, executed
 
 import autocache
+from toy import SPEC, ToyBlock, ToyDenoiser, added, executed
 
 DIT_BLOCK = [
     pytest.param(
