@@ -40,6 +40,9 @@ from autocache.demo.scenes import random_scene, render, scenes
 SEED = 20
 TEXT_LENGTH = 24
 DROP_CAPTION = 0.1
+PLACED_FROM = 3500
+"""Step from which captions name the place of each object, and noisier samples are drawn: until then
+nothing taught the model which of the two is on which side."""
 
 
 def atomic_save(value: object, path: Path) -> None:
@@ -212,7 +215,7 @@ def encode_latents(folder: Path, vae: AutoencoderKL, device: torch.device, count
     for done in range(0, count, 100):
         batch = [next(source) for _ in range(100)]
         latents.append(vae.encode(render(batch, rng).to(device) * 2 - 1).latent_dist.mean.cpu())
-        captions += [scene.caption for scene in batch]
+        captions += [(scene.short_caption, scene.caption) for scene in batch]
         if done % 2000 == 0:
             print(f"latents {done}/{count}", flush=True)
     stacked = torch.cat(latents)
@@ -279,13 +282,16 @@ def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch
             optimizer.load_state_dict(saved)
         start = state["step"]
     pad = {"padding": "max_length", "max_length": TEXT_LENGTH, "return_tensors": "pt"}
-    clip_ids = clip([*data["captions"], ""], **pad).input_ids
-    t5_ids = t5([*data["captions"], ""], **pad).input_ids
+    phases = []
+    for captions in zip(*data["captions"], strict=True):
+        texts = [*captions, ""]
+        phases.append((clip(texts, **pad).input_ids, t5(texts, **pad).input_ids))
     packed = (
         data["latents"].reshape(-1, 4, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 16)
     )
     report = Progress("flow", steps)
     for step in range(start, steps):
+        clip_ids, t5_ids = phases[step >= PLACED_FROM]
         factor = cosine(step, steps, 100)
         for optimizer in chosen:
             for group in optimizer.param_groups:
@@ -296,7 +302,8 @@ def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch
         text = torch.where(dropped, len(packed), index)
         clean = packed[index].float().to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        sigma = torch.sigmoid(torch.randn(batch, generator=generator) + 0.2).to(device)
+        noisier = 0.8 if step >= PLACED_FROM else 0.2
+        sigma = torch.sigmoid(torch.randn(batch, generator=generator) + noisier).to(device)
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
         velocity = model(noisy, sigma, clip_ids[text].to(device), t5_ids[text].to(device))
         loss = (velocity - (noise - clean)).square().mean()
@@ -352,7 +359,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("autocache/demo/models/shapes"))
     parser.add_argument("--device", default="cpu", help="any torch device")
     parser.add_argument("--autoencoder-steps", type=int, default=900)
-    parser.add_argument("--flow-steps", type=int, default=3900)
+    parser.add_argument("--flow-steps", type=int, default=4900)
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(

@@ -27,7 +27,13 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": 8.5, "large": 12.5}
 TEXTURES = ("plain", "striped", "dotted")
-RELATIONS = ("left of", "right of", "above", "below")
+PLACES = {
+    "left of": ("left", "right"),
+    "right of": ("right", "left"),
+    "above": ("above", "below"),
+    "below": ("below", "above"),
+}
+RELATIONS = tuple(PLACES)
 TINTS: dict[str, tuple[float, float, float]] = {
     "grey": (1.0, 1.0, 1.0),
     "sand": (1.10, 1.0, 0.86),
@@ -64,17 +70,30 @@ class Scene:
     light: str
 
     @property
+    def short_caption(self) -> str:
+        """The scene in words, each object's place left to the relation between them."""
+        return self._described("", "")
+
+    @property
     def caption(self) -> str:
-        """The caption the bundled pipeline was trained on."""
+        """The scene in words, each object with its own place.
+
+        Which object is where cannot be told from the relation alone without their order, and so
+        small a text encoder does not learn that.
+        """
+        first, second = PLACES[self.relation]
+        return self._described(f"{first} ", f"{second} ")
+
+    def _described(self, first: str, second: str) -> str:
         return (
-            f"a {self.first} {self.relation} a {self.second} "
+            f"a {first}{self.first} {self.relation} a {second}{self.second} "
             f"on a {self.tint} background lit from {self.light}"
         )
 
     @property
     def held_out(self) -> bool:
-        """True for the share of captions (one in eight) that training never draws."""
-        return zlib.crc32(self.caption.encode()) % HELD_OUT_EVERY == 0
+        """True for the share of scenes (one in eight) that training never draws."""
+        return zlib.crc32(self.short_caption.encode()) % HELD_OUT_EVERY == 0
 
 
 def random_scene(rng: random.Random) -> Scene:
@@ -106,10 +125,10 @@ def parse(caption: str) -> Scene:
     """
     words = caption.split()
     try:
-        first, rest = Thing(*words[1:5]), words[5:]
+        first, rest = Thing(*words[2:6]), words[6:]
         relation = " ".join(rest[:2]) if rest[1] == "of" else rest[0]
         rest = rest[len(relation.split()) :]
-        scene = Scene(first, relation, Thing(*rest[1:5]), rest[7], rest[11])
+        scene = Scene(first, relation, Thing(*rest[2:6]), rest[8], rest[12])
     except (IndexError, TypeError):
         scene = None
     if scene is None or scene.caption != caption:

@@ -174,15 +174,18 @@ class Span:
     def keep(self, moment: Moment, flight: Flight, output: Any) -> None:
         """Remember the residual of a computed span."""
         left = (output,) if self.bare else tuple(output)
+        moment.kept.pop(self.name, None)
         if self._written_to(flight):
             self.clones = True
-            moment.kept.pop(self.name, None)
             return
         kept = []
         for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
-            if stream is None or after is None or stream.shape != after.shape:
+            if stream is None or after is None:
                 kept.append(False)
                 continue
+            if stream.shape != after.shape:
+                # A stream that changes its length on the way has no residual: never skipped.
+                return
             kept.append(True)
             residual = stream.clone() if self.raw_input else after - stream
             moment.store.put(
