@@ -40,9 +40,9 @@ from autocache.demo.scenes import random_scene, render, scenes
 SEED = 20
 TEXT_LENGTH = 24
 DROP_CAPTION = 0.1
-PLACED_FROM = 3500
-"""Step from which captions name the place of each object, and noisier samples are drawn: until then
-nothing taught the model which of the two is on which side."""
+NOISE_SHARE = 0.4
+"""Share of samples drawn at nearly pure noise: where each object goes is decided there, and a
+logit-normal alone hardly ever visits it."""
 
 
 def atomic_save(value: object, path: Path) -> None:
@@ -215,7 +215,7 @@ def encode_latents(folder: Path, vae: AutoencoderKL, device: torch.device, count
     for done in range(0, count, 100):
         batch = [next(source) for _ in range(100)]
         latents.append(vae.encode(render(batch, rng).to(device) * 2 - 1).latent_dist.mean.cpu())
-        captions += [(scene.short_caption, scene.caption) for scene in batch]
+        captions += [scene.caption for scene in batch]
         if done % 2000 == 0:
             print(f"latents {done}/{count}", flush=True)
     stacked = torch.cat(latents)
@@ -265,6 +265,13 @@ def optimizers(model: Denoiser) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
+def noise_levels(batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Noise levels in (0, 1]: a logit-normal, and a share of them uniform in the noisiest tenth."""
+    middle = torch.sigmoid(torch.randn(batch, generator=generator) + 0.2)
+    noisiest = 1 - 0.1 * torch.rand(batch, generator=generator)
+    return torch.where(torch.rand(batch, generator=generator) < NOISE_SHARE, noisiest, middle)
+
+
 def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch: int) -> Denoiser:
     clip, t5 = build_tokenizers(folder)
     torch.manual_seed(SEED)
@@ -282,16 +289,13 @@ def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch
             optimizer.load_state_dict(saved)
         start = state["step"]
     pad = {"padding": "max_length", "max_length": TEXT_LENGTH, "return_tensors": "pt"}
-    phases = []
-    for captions in zip(*data["captions"], strict=True):
-        texts = [*captions, ""]
-        phases.append((clip(texts, **pad).input_ids, t5(texts, **pad).input_ids))
+    clip_ids = clip([*data["captions"], ""], **pad).input_ids
+    t5_ids = t5([*data["captions"], ""], **pad).input_ids
     packed = (
         data["latents"].reshape(-1, 4, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 16)
     )
     report = Progress("flow", steps)
     for step in range(start, steps):
-        clip_ids, t5_ids = phases[step >= PLACED_FROM]
         factor = cosine(step, steps, 100)
         for optimizer in chosen:
             for group in optimizer.param_groups:
@@ -302,8 +306,7 @@ def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch
         text = torch.where(dropped, len(packed), index)
         clean = packed[index].float().to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        noisier = 0.8 if step >= PLACED_FROM else 0.2
-        sigma = torch.sigmoid(torch.randn(batch, generator=generator) + noisier).to(device)
+        sigma = noise_levels(batch, generator).to(device)
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
         velocity = model(noisy, sigma, clip_ids[text].to(device), t5_ids[text].to(device))
         loss = (velocity - (noise - clean)).square().mean()
@@ -359,7 +362,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("autocache/demo/models/shapes"))
     parser.add_argument("--device", default="cpu", help="any torch device")
     parser.add_argument("--autoencoder-steps", type=int, default=900)
-    parser.add_argument("--flow-steps", type=int, default=4900)
+    parser.add_argument("--flow-steps", type=int, default=5000)
     parser.add_argument("--scenes", type=int, default=24000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(

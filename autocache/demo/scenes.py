@@ -70,17 +70,8 @@ class Scene:
     light: str
 
     @property
-    def short_caption(self) -> str:
-        """The scene in words, each object's place left to the relation between them."""
-        return self._described("", "")
-
-    @property
     def caption(self) -> str:
-        """The scene in words, each object with its own place.
-
-        Which object is where cannot be told from the relation alone without their order, and so
-        small a text encoder does not learn that.
-        """
+        """The scene in words, each object with its own place beside the relation."""
         first, second = PLACES[self.relation]
         return self._described(f"{first} ", f"{second} ")
 
@@ -93,7 +84,7 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """True for the share of scenes (one in eight) that training never draws."""
-        return zlib.crc32(self.short_caption.encode()) % HELD_OUT_EVERY == 0
+        return zlib.crc32(self._described("", "").encode()) % HELD_OUT_EVERY == 0
 
 
 def random_scene(rng: random.Random) -> Scene:
