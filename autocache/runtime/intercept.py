@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 KEY = "_autocache_site"
 
 COMPUTE: Any = type("Compute", (), {"__repr__": lambda self: "COMPUTE"})()
-"""What `Site.enter` returns when the module is to run."""
+"""What `Site.enter` returns when the module is to run and `Site.leave` to see its output."""
+
+PASS: Any = type("Pass", (), {"__repr__": lambda self: "PASS"})()
+"""What `Site.enter` returns when the module is to run and the site has no more to do with it."""
 
 
 class Site(Protocol):
@@ -30,7 +33,7 @@ class Site(Protocol):
     session: Session
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """The output to return in the module's place, or COMPUTE."""
+        """The output to return in the module's place, or COMPUTE, or PASS."""
         ...
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
@@ -46,13 +49,16 @@ class Chain:
         self.session = sites[0].session
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        result = PASS
         for nth, site in enumerate(self.sites):
             output = site.enter(module, args, kwargs)
-            if output is not COMPUTE:
+            if output is COMPUTE:
+                result = COMPUTE
+            elif output is not PASS:
                 for outer in reversed(self.sites[:nth]):
                     output = outer.leave(args, kwargs, output)
                 return output
-        return COMPUTE
+        return result
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         for site in reversed(self.sites):
@@ -81,12 +87,16 @@ class _Intercepted(nn.Module):
         compute: Any = super().__call__
         if torch.compiler.is_compiling():
             output = _enter_opaque(self, args, kwargs)
+            if output is PASS:
+                return compute(*args, **kwargs)
             if output is not COMPUTE:
                 return output
             output = compute(*args, **kwargs)
             return _leave_opaque(self, args, kwargs, output)
         site: Site = self.__dict__[KEY]
         output = site.enter(self, args, kwargs)
+        if output is PASS:
+            return compute(*args, **kwargs)
         if output is not COMPUTE:
             return output
         output = compute(*args, **kwargs)

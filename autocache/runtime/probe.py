@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autocache.runtime.intercept import COMPUTE
+from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ class _Probe:
         self.session = session
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.session.moment
+        moment = self.session.here.acting
         if moment is not None:
             moment.probe = self.measure(module, args, kwargs)
-        return COMPUTE
+        return PASS
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         raise NotImplementedError
@@ -87,7 +87,7 @@ class _OutputOf(_Probe):
         return COMPUTE
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        moment = self.session.moment
+        moment = self.session.here.acting
         if moment is not None:
             moment.probe = output if self.output is None else output[self.output]
         return output

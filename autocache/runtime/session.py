@@ -60,6 +60,16 @@ class Track:
         self.forget()
 
 
+class Here(threading.local):
+    """What the sites of the present thread look at. Read at every intercepted call."""
+
+    def __init__(self, tracks: weakref.WeakSet[Track]) -> None:
+        self.track = Track()
+        tracks.add(self.track)
+        self.acting: Moment | None = None
+        """The denoiser call under way; None also when nothing is to be skipped or kept in it."""
+
+
 class Session:
     """Everything that changes while a patched denoiser runs, and what it was patched with."""
 
@@ -84,8 +94,8 @@ class Session:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._local = threading.local()
         self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
+        self.here = Here(self._tracks)
         self.ledger = Ledger(self._limit)
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
         self.passes = 0
@@ -108,17 +118,7 @@ class Session:
     @property
     def track(self) -> Track:
         """The present thread's track."""
-        try:
-            return self._local.track
-        except AttributeError:
-            track = self._local.track = Track()
-            self._tracks.add(track)
-            return track
-
-    @property
-    def moment(self) -> Moment | None:
-        """The denoiser call under way in this thread; None when there is nothing to do in it."""
-        return self.track.moment
+        return self.here.track
 
     def attach(self, pipeline: Any) -> None:
         """Take the scheduler's signals of a pipeline that runs this denoiser."""
@@ -154,7 +154,8 @@ class Session:
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """A denoiser call begins."""
-        track = self.track
+        here = self.here
+        track, here.acting = here.track, None
         if track.moment is not None:
             # The call before never ended: it raised. What it left is of no generation any more.
             track.forget()
@@ -192,11 +193,15 @@ class Session:
             record,
             self.dry_run,
         )
+        here.acting = track.moment
         track.started = time.perf_counter()
+        if self.recipe.when.probe is None:
+            self.decide(track.moment)
 
     def end(self) -> None:
         """The denoiser call is over."""
-        track = self.track
+        here = self.here
+        track, here.acting = here.track, None
         moment, track.moment = track.moment, None
         if moment is None:
             return
@@ -223,6 +228,8 @@ class Session:
                 decision = Decision(compute=True, keep=True, distance=decision.distance)
             moment.record.distance = decision.distance
             moment.decision = decision
+            if decision.compute and not decision.keep:
+                self.here.acting = None
         return moment.decision
 
     def _begin_index(self, track: Track) -> None:

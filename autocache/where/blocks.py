@@ -10,7 +10,7 @@ import torch
 
 from autocache.errors import ParameterError, nearest
 from autocache.runtime.distance import relative_l1
-from autocache.runtime.intercept import COMPUTE
+from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.moment import Moment
 
 if TYPE_CHECKING:
@@ -224,16 +224,16 @@ class BlockSite:
         self.last = last
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.session.moment
+        moment = self.session.here.acting
         if moment is None:
-            return COMPUTE
+            return PASS
         span = self.span
         if self.first:
             flight = span.open(moment, self._streams(args, kwargs))
         else:
             flight = moment.flights.get(span.name)
         if flight is None or not flight.skip or moment.dry_run:
-            return COMPUTE
+            return COMPUTE if self.last else PASS
         moment.record.blocks_skipped += 1
         moment.record.attention_skipped += span.attention
         if self.last:
@@ -246,7 +246,7 @@ class BlockSite:
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self.last:
             return output
-        moment = self.session.moment
+        moment = self.session.here.acting
         flight = None if moment is None else moment.flights.get(self.span.name)
         if moment is None or flight is None:
             return output

@@ -9,7 +9,7 @@ import torch
 
 from autocache.errors import ParameterError
 from autocache.runtime.distance import relative_l1
-from autocache.runtime.intercept import COMPUTE
+from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.moment import Moment
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ class OutputSite:
         self.expected = expected
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.session.moment
+        moment = self.session.here.acting
         if moment is None:
-            return COMPUTE
+            return PASS
         if self.session.decide(moment).compute or not self._ready(moment):
             moment.record.sites[self.name] = "computed"
             return COMPUTE
@@ -66,7 +66,7 @@ class OutputSite:
         return self._fill(moment)
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        moment = self.session.moment
+        moment = self.session.here.acting
         if moment is None:
             return output
         decision = self.session.decide(moment)
