@@ -35,7 +35,7 @@ def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) 
     return result
 
 
-def _step(owner: type, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+def _step(owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     result = wrapped(*args, **kwargs)
     # A subclass that calls `super().step` is heard once, as itself.
     if _owner(type(instance), "step") is owner:
