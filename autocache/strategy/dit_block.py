@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from autocache.how import Reuse
-from autocache.strategy.recipe import Recipe, Strategy, preset
-from autocache.when import Interval
+from autocache.strategy.recipe import Recipe, preset
+from autocache.strategy.scheduled import Scheduled
 from autocache.where import Blocks
 
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
 
 
-class DitBlock(Strategy):
+class DitBlock(Scheduled):
     """Skip a range of blocks in all but one of `step_interval` steps; add its last residual.
 
     Steps and blocks count from 0. Without parameters the published preset of the checkpoint is
@@ -29,15 +30,6 @@ class DitBlock(Strategy):
 
     name: ClassVar[str] = "dit_block"
 
-    step_start: int | None = Field(
-        None, ge=0, description="first step whose residual is kept; it is computed itself"
-    )
-    step_interval: int | None = Field(
-        None, ge=1, description="steps from one computed step to the next; 1 never skips"
-    )
-    step_end: int | None = Field(
-        None, ge=0, description="last step that may skip; default: the last of the generation"
-    )
     block_start: int | None = Field(
         None, ge=0, description="first block skipped, counted over all stacks"
     )
@@ -53,11 +45,9 @@ class DitBlock(Strategy):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> DitBlock:
+    def _one_way_to_say_it(self) -> DitBlock:
         if self.ranges is not None and (self.block_start, self.block_end) != (None, None):
             raise ValueError("give either ranges, or block_start and block_end")
-        if None not in (self.step_start, self.step_end) and self.step_end < self.step_start:  # type: ignore[operator]
-            raise ValueError(f"step_end={self.step_end} is before step_start={self.step_start}")
         return self
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
@@ -66,14 +56,9 @@ class DitBlock(Strategy):
         ranges = self.ranges
         if ranges is None and self.block_start is None and self.block_end is None:
             ranges = {path: (a, b) for path, (a, b) in known.get("ranges", {}).items()} or None
-        steps = published.steps if published else None
-        interval = Interval(
-            interval=self.step_interval or known.get("step_interval", 2),
-            start=self.step_start,
-            end=None if self.mindie_compat else self.step_end,
-            start_share=known["step_start"] / steps if steps and "step_start" in known else 0.2,
-            end_share=known["step_end"] / steps if steps and "step_end" in known else 1.0,
-        )
+        when = self.interval(published, end_share=1.0)
+        if self.mindie_compat:
+            when = replace(when, end=None, end_share=1.0)
         where = Blocks(
             self.block_start,
             self.block_end,
@@ -81,4 +66,4 @@ class DitBlock(Strategy):
             margin=0.1,
             raw_input_for_one=self.mindie_compat,
         )
-        return Recipe(when=interval, where=where, how=Reuse())
+        return Recipe(when=when, where=where, how=Reuse())
