@@ -20,13 +20,14 @@ model.save_config("model")
 save_file(model.state_dict(), "model/one.safetensors")
 del model
 loaded = FluxTransformer2DModel.from_single_file("model/one.safetensors", config="model")
-print("ways", sum(type(block).__mro__[1].__name__ == "_Intercepted"
-                  for block in [*loaded.transformer_blocks, *loaded.single_transformer_blocks]))
+
+import autocache
+print("patched", autocache.is_patched(loaded))
 """
 
 
 def test_a_model_from_a_single_file_is_patched(run_python: Run) -> None:
     """`from_single_file` at model level is patched as any other construction is."""
     done = run_python("-c", SCRIPT, AUTOCACHE="dit_block")
-    assert done.stdout.split("ways ")[1].strip() == "5"
+    assert done.stdout.strip().endswith("patched True")
     assert done.stderr.count("autocache: dit_block on FluxTransformer2DModel, 2+3 blocks") == 2
