@@ -31,7 +31,9 @@ class Interval:
             return (1 if self.start is None else self.start), self.end
         start, end = self.start, self.end
         if start is None:
-            start = max(0, min(round(self.start_share * total), total - 2))
+            # A derived start leaves room for a skip, whatever the total or a given end.
+            latest = total - 2 if end is None else min(total - 2, end - 1)
+            start = max(0, min(round(self.start_share * total), latest))
         if end is None:
             end = min(round(self.end_share * total), total - 1)
         return start, end

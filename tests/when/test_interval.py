@@ -38,3 +38,12 @@ def test_published_shares_give_back_the_published_steps():
     when = Interval(3, start_share=9 / 50, end_share=47 / 50)
     assert when.bounds(50) == (9, 47)
     assert when.bounds(100) == (18, 94)
+
+
+@pytest.mark.parametrize("end", [1, 3, 27])
+def test_a_derived_start_leaves_room_before_a_given_end(end):
+    """An early `end` moves the derived start forward: the schedule is never an empty window."""
+    when = Interval(2, end=end, start_share=0.2)
+    skipped = [step for step, d in enumerate(decisions(when, 28, 28)) if not d.compute]
+    assert skipped
+    assert max(skipped) <= end
