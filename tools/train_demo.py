@@ -8,10 +8,8 @@ from the seed and its step number alone: an interrupted run sees the data of an 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -21,10 +19,6 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
 )
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -36,6 +30,17 @@ from transformers import (
 )
 
 from autocache.demo.scenes import random_scene, render, scenes
+from training import (
+    atomic_save,
+    clip_tokenizer,
+    load_in_float32,
+    load_weights,
+    moving_average,
+    optimizers,
+    t5_tokenizer,
+    train,
+    train_autoencoder,
+)
 
 SEED = 20
 TEXT_LENGTH = 24
@@ -45,35 +50,12 @@ NOISE_SHARE = 0.4
 logit-normal alone hardly ever visits it."""
 
 
-def atomic_save(value: object, path: Path) -> None:
-    """Write beside and rename, so that a killed run never leaves half a checkpoint."""
-    torch.save(value, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
-
-
 def build_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
     """Tokenizers whose vocabulary is the words of the captions."""
     rng = random.Random(SEED)
     words = sorted({word for _ in range(2000) for word in random_scene(rng).caption.split()})
-    byte_pairs = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    byte_pairs.pre_tokenizer = WhitespaceSplit()
-    trainer = BpeTrainer(
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz"),
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    byte_pairs.train_from_iterator(words, trainer)
-    learned = json.loads(byte_pairs.to_str())["model"]
-    vocab, merges = learned["vocab"], [tuple(pair) for pair in learned["merges"]]
-    clip = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=TEXT_LENGTH)
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
-    letters = [(letter, -9.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
-    pieces = [("\u2581" + word, -3.0) for word in words]
-    t5 = T5Tokenizer(vocab=special + pieces + letters, extra_ids=0, model_max_length=TEXT_LENGTH)
-    clip.save_pretrained(folder / "tokenizer")
-    t5.save_pretrained(folder / "tokenizer_2")
-    return clip, t5
+    clip = clip_tokenizer(words, folder / "tokenizer", TEXT_LENGTH)
+    return clip, t5_tokenizer(words, folder / "tokenizer_2", TEXT_LENGTH)
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -141,67 +123,16 @@ def build_text_encoders(
     return pooled, words
 
 
-def cosine(step: int, total: int, warmup: int) -> float:
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.02 + 0.98 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
-
-
-class Progress:
-    """One line every `every` steps: loss, speed, time left."""
-
-    def __init__(self, name: str, total: int, every: int = 50) -> None:
-        self.name, self.total, self.every = name, total, every
-        self.started, self.first, self.losses = time.monotonic(), None, []
-
-    def __call__(self, step: int, loss: float) -> None:
-        self.first = step if self.first is None else self.first
-        self.losses.append(loss)
-        if (step + 1) % self.every == 0:
-            pace = (time.monotonic() - self.started) / (step + 1 - self.first)
-            mean = sum(self.losses) / len(self.losses)
-            left = pace * (self.total - step - 1) / 60
-            speed = f"{pace:.2f} s/step, {left:.0f} min left"
-            print(f"{self.name} {step + 1}/{self.total} loss {mean:.4f} {speed}", flush=True)
-            self.losses.clear()
-
-
-def train_autoencoder(folder: Path, device: torch.device, steps: int, batch: int) -> AutoencoderKL:
+def load_autoencoder(folder: Path, device: torch.device, steps: int, batch: int) -> AutoencoderKL:
+    """The autoencoder, trained up to `steps` steps."""
     vae = build_autoencoder().to(device)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
-    checkpoint, start = folder / "autoencoder.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-    report = Progress("autoencoder", steps)
-    for step in range(start, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * cosine(step, steps, 50)
+
+    def draw(step: int) -> torch.Tensor:
         rng = random.Random(f"autoencoder-{SEED}-{step}")
-        generator = torch.Generator().manual_seed(step)
-        pixels = render([random_scene(rng) for _ in range(batch)], rng).to(device) * 2 - 1
-        with torch.autocast(device.type, torch.bfloat16):
-            posterior = vae.encode(pixels).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
-        decoded = decoded.float()
-        difference = decoded - pixels
-        loss = difference.abs().mean() + 2 * difference.square().mean()
-        loss = loss + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        report(step, difference.detach().square().mean().item())
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            atomic_save(
-                {"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1},
-                checkpoint,
-            )
-    return vae.eval().requires_grad_(False)
+        return render([random_scene(rng) for _ in range(batch)], rng).to(device) * 2 - 1
+
+    train_autoencoder(folder / "autoencoder.pt", vae, steps, draw)
+    return vae
 
 
 @torch.no_grad()
@@ -251,18 +182,13 @@ class Denoiser(nn.Module):
         )[0]
 
 
-def optimizers(model: Denoiser) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the transformer's blocks, AdamW for everything else."""
+def parameter_groups(model: Denoiser) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices inside the transformer's blocks, and everything else."""
     inside, outside = [], []
     for name, parameter in model.named_parameters():
         is_matrix = "transformer_blocks" in name and parameter.ndim == 2 and "norm" not in name
         (inside if is_matrix else outside).append(parameter)
-    muon = torch.optim.Muon(inside, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(outside, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    for optimizer in (muon, adam):
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return [muon, adam]
+    return inside, outside
 
 
 def noise_levels(batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -272,34 +198,18 @@ def noise_levels(batch: int, generator: torch.Generator) -> torch.Tensor:
     return torch.where(torch.rand(batch, generator=generator) < NOISE_SHARE, noisiest, middle)
 
 
-def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch: int) -> Denoiser:
+def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch: int) -> None:
     clip, t5 = build_tokenizers(folder)
     torch.manual_seed(SEED)
     model = Denoiser(clip, t5).to(device)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
-    )
-    chosen = optimizers(model)
-    checkpoint, start = folder / "flow.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        for optimizer, saved in zip(chosen, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        start = state["step"]
     pad = {"padding": "max_length", "max_length": TEXT_LENGTH, "return_tensors": "pt"}
     clip_ids = clip([*data["captions"], ""], **pad).input_ids
     t5_ids = t5([*data["captions"], ""], **pad).input_ids
     packed = (
         data["latents"].reshape(-1, 4, 8, 2, 8, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, 64, 16)
     )
-    report = Progress("flow", steps)
-    for step in range(start, steps):
-        factor = cosine(step, steps, 100)
-        for optimizer in chosen:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
+
+    def loss_of(step: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(step)
         index = torch.randint(len(packed), (batch,), generator=generator)
         dropped = torch.rand(batch, generator=generator) < DROP_CAPTION
@@ -309,29 +219,17 @@ def train_flow(folder: Path, device: torch.device, data: dict, steps: int, batch
         sigma = noise_levels(batch, generator).to(device)
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
         velocity = model(noisy, sigma, clip_ids[text].to(device), t5_ids[text].to(device))
-        loss = (velocity - (noise - clean)).square().mean()
-        for optimizer in chosen:
-            optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in chosen:
-            optimizer.step()
-        average.update_parameters(model)
-        report(step, loss.item())
-        if (step + 1) % 250 == 0 or step + 1 == steps:
-            state = {"model": model.state_dict(), "average": average.state_dict(), "step": step + 1}
-            atomic_save(state | {"optimizers": [o.state_dict() for o in chosen]}, checkpoint)
-    return average.module.eval()
+        return (velocity - (noise - clean)).square().mean()
+
+    chosen = optimizers(*parameter_groups(model))
+    train(folder / "flow.pt", model, chosen, steps, loss_of, average=moving_average(model))
 
 
 def export(folder: Path, out: Path, vae: AutoencoderKL, data: dict) -> None:
     """Write the averaged weights as a diffusers pipeline in half precision."""
     clip, t5 = build_tokenizers(folder)
     model = Denoiser(clip, t5)
-    state = torch.load(folder / "flow.pt", map_location="cpu")["average"]
-    model.load_state_dict(
-        {k.removeprefix("module."): v for k, v in state.items() if k.startswith("module.")}
-    )
+    load_weights(model, folder / "flow.pt", averaged=True)
     vae.register_to_config(scaling_factor=data["scale"], shift_factor=data["shift"])
     pipe = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
@@ -343,13 +241,7 @@ def export(folder: Path, out: Path, vae: AutoencoderKL, data: dict) -> None:
         transformer=model.transformer,
     )
     pipe.to(torch.float16).save_pretrained(out, safe_serialization=True)
-    # diffusers loads its models in float32 unless told otherwise, transformers in the dtype its
-    # config names: without this a plain `from_pretrained` would mix the two.
-    for name in ("text_encoder", "text_encoder_2"):
-        config = out / name / "config.json"
-        config.write_text(
-            json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n"
-        )
+    load_in_float32(out, "text_encoder", "text_encoder_2")
 
 
 def main() -> None:
@@ -372,7 +264,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device)
     torch.manual_seed(SEED)
-    vae = train_autoencoder(options.work, device, options.autoencoder_steps, 32)
+    vae = load_autoencoder(options.work, device, options.autoencoder_steps, 32)
     data = encode_latents(options.work, vae, device, options.scenes)
     if not options.export_only:
         train_flow(options.work, device, data, options.flow_steps, options.batch)
