@@ -52,7 +52,7 @@ class Seen:
         return min(SIZES, key=lambda name: abs(SIZES[name] - self.radius))
 
 
-def _colour_masks(image: torch.Tensor) -> dict[str, torch.Tensor]:
+def colour_masks(image: torch.Tensor) -> dict[str, torch.Tensor]:
     """Boolean mask of the saturated pixels of each palette colour, by nearest hue."""
     import torch
 
@@ -66,7 +66,7 @@ def _colour_masks(image: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: saturated & (nearest == index) for index, name in enumerate(COLOURS)}
 
 
-def _fit(mask: torch.Tensor, hidden: torch.Tensor) -> Seen:
+def fit(mask: torch.Tensor, hidden: torch.Tensor) -> Seen:
     """The shape template that overlaps `mask` best; pixels of `hidden` count neither way."""
     import torch
 
@@ -109,7 +109,7 @@ def read(image: torch.Tensor) -> dict[str, Seen]:
     At most two: the palette colours with the largest saturated areas, each over `SMALLEST_AREA`.
     """
     image = image.float().clamp(0, 1)
-    masks = _colour_masks(image)
+    masks = colour_masks(image)
     largest = sorted(masks, key=lambda name: -int(masks[name].sum()))[:2]
     found = [name for name in largest if int(masks[name].sum()) >= SMALLEST_AREA]
     objects = {}
@@ -118,7 +118,7 @@ def read(image: torch.Tensor) -> dict[str, Seen]:
         for other in found:
             if other != name:
                 hidden = hidden | masks[other]
-        objects[name] = _fit(masks[name], hidden)
+        objects[name] = fit(masks[name], hidden)
     return objects
 
 

@@ -1,0 +1,332 @@
+"""Train the bundled text-to-video pipeline from nothing: `python tools/train_wan.py`.
+
+Stages: tokenizer, autoencoder, latents, denoiser with its text encoder, export. Each checkpoints
+and resumes; running the command again continues where it stopped. Every batch is drawn from the
+seed and its step number alone: an interrupted run sees the data of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+from torch import nn
+from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from autocache.demo.clips import clips, random_clip, render_clips
+from training import (
+    atomic_save,
+    load_in_float32,
+    load_weights,
+    moving_average,
+    optimizers,
+    t5_tokenizer,
+    train,
+    train_autoencoder,
+)
+
+SEED = 20
+TOKENS = 13
+"""Tokens the trainer reads: the longest caption's 12, and one of padding."""
+PADDED_TO = 512
+"""Tokens WanPipeline pads a prompt to unless told otherwise."""
+TEXT_WIDTH = 96
+LATENT_CHANNELS = 8
+AUTOENCODER_FRAMES = 9
+DROP_CAPTION = 0.1
+NOISE_SHARE = 0.4
+"""Share of samples drawn at nearly pure noise: where the object goes is decided there, and a
+logit-normal alone hardly ever visits it."""
+
+
+def build_tokenizer(folder: Path) -> T5Tokenizer:
+    """Tokenizer whose vocabulary is the words of the captions."""
+    rng = random.Random(SEED)
+    words = sorted({word for _ in range(2000) for word in random_clip(rng).caption.split()})
+    return t5_tokenizer(words, folder / "tokenizer", PADDED_TO)
+
+
+def build_autoencoder(
+    mean: list[float] | None = None, std: list[float] | None = None
+) -> AutoencoderKLWan:
+    """Four to one in time and on either side; `mean` and `std` are those of its latents."""
+    return AutoencoderKLWan(
+        base_dim=16,
+        z_dim=LATENT_CHANNELS,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        latents_mean=mean or [0.0] * LATENT_CHANNELS,
+        latents_std=std or [1.0] * LATENT_CHANNELS,
+        scale_factor_temporal=4,
+        scale_factor_spatial=4,
+    )
+
+
+def build_transformer() -> WanTransformer3DModel:
+    """The denoiser, its queries turned away from the key of padding.
+
+    A caption is a dozen tokens among 500 of padding that attention does not mask: from the usual
+    start hardly any gradient would reach the words.
+    """
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=4,
+        attention_head_dim=32,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=TEXT_WIDTH,
+        freq_dim=128,
+        ffn_dim=512,
+        num_layers=8,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=64,
+    )
+    with torch.no_grad():
+        padding = transformer.condition_embedder.text_embedder(torch.zeros(1, TEXT_WIDTH))
+        for block in transformer.blocks:
+            key = block.attn2.norm_k(block.attn2.to_k(padding))
+            block.attn2.to_q.bias.copy_(-key[0])
+    return transformer
+
+
+def build_text_encoder(tokenizer: T5Tokenizer) -> UMT5EncoderModel:
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=len(tokenizer),
+            d_model=TEXT_WIDTH,
+            d_kv=24,
+            d_ff=192,
+            num_layers=2,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+        )
+    )
+
+
+class BriefPadding(WanAttnProcessor):
+    """Cross-attention in which one token of padding stands for all of them.
+
+    Equal keys whose logits are raised by the logarithm of their number weigh what that many keys
+    weigh, so the result is that of a prompt padded to `PADDED_TO` tokens.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias: torch.Tensor | None = None
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, mask=None, rotary_emb=None):
+        return super().__call__(attn, hidden_states, encoder_hidden_states, self.bias, rotary_emb)
+
+
+class Denoiser(nn.Module):
+    """The transformer and the text encoder trained with it."""
+
+    def __init__(self, tokenizer: T5Tokenizer) -> None:
+        super().__init__()
+        self.transformer = build_transformer()
+        self.words = build_text_encoder(tokenizer)
+
+    def forward(self, noisy, sigma, ids, mask):
+        """Velocity of (batch, channels, frames, height, width) latents at noise levels `sigma`.
+
+        `ids` and `mask` are (batch, TOKENS), the last token always padding.
+        """
+        embedded = self.words(ids, mask).last_hidden_state * mask[..., None]
+        lengths = mask.sum(1, keepdim=True)
+        beyond = torch.arange(ids.shape[1], device=ids.device) - lengths
+        bias = torch.where(beyond == 0, (PADDED_TO - lengths).float().log(), -torch.inf)
+        bias = torch.where(beyond < 0, 0.0, bias)[:, None, None, :]
+        for block in self.transformer.blocks:
+            block.attn2.processor.bias = bias
+        return self.transformer(noisy, sigma * 1000, embedded, return_dict=False)[0]
+
+
+def pipeline(model: Denoiser, tokenizer: T5Tokenizer, vae: AutoencoderKLWan) -> WanPipeline:
+    """The models as the plain pipeline, attending as diffusers does."""
+    for block in model.transformer.blocks:
+        block.attn2.set_processor(WanAttnProcessor())
+    return WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=model.words,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        transformer=model.transformer,
+    )
+
+
+def trained_denoiser(tokenizer: T5Tokenizer) -> Denoiser:
+    """A denoiser whose cross-attention reads `TOKENS` tokens as if they were `PADDED_TO`."""
+    model = Denoiser(tokenizer)
+    for block in model.transformer.blocks:
+        block.attn2.set_processor(BriefPadding())
+    return model
+
+
+@torch.no_grad()
+def check_padding(tokenizer: T5Tokenizer) -> None:
+    """Fail unless training and the pipeline compute the same velocity.
+
+    Raises:
+        RuntimeError: they differ by more than rounding.
+    """
+    model = trained_denoiser(tokenizer).eval()
+    captions = [random_clip(random.Random(SEED)).caption, ""]
+    noisy = torch.randn(2, LATENT_CHANNELS, 5, 8, 8)
+    sigma = torch.tensor([0.9, 0.3])
+    ids, mask = tokens(tokenizer, captions)
+    brief = model(noisy, sigma, ids, mask)
+    plain = pipeline(model, tokenizer, build_autoencoder())
+    embedded = plain.encode_prompt(captions, None, False, max_sequence_length=PADDED_TO)[0]
+    full = plain.transformer(noisy, sigma * 1000, embedded, return_dict=False)[0]
+    worst = (brief - full).abs().max().item()
+    if worst > 1e-4:
+        raise RuntimeError(f"training and the pipeline differ by {worst}: padding is misread")
+
+
+def tokens(tokenizer: T5Tokenizer, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask of captions, (len(captions), TOKENS) each."""
+    padding = {"padding": "max_length", "max_length": TOKENS, "return_tensors": "pt"}
+    read = tokenizer(captions, return_attention_mask=True, **padding)
+    return read.input_ids, read.attention_mask
+
+
+@torch.no_grad()
+def encode_latents(folder: Path, vae: AutoencoderKLWan, device: torch.device, count: int) -> dict:
+    """Latents and captions of `count` training clips, each latent channel of unit variance."""
+    path = folder / "latents.pt"
+    if path.exists():
+        return torch.load(path)
+    source, rng = clips(SEED, held_out=False), random.Random(SEED)
+    latents, captions = [], []
+    for done in range(0, count, 100):
+        batch = [next(source) for _ in range(100)]
+        pixels = render_clips(batch, rng).to(device) * 2 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            mean = vae.encode(pixels).latent_dist.mean
+        latents.append(mean.float().cpu())
+        captions += [clip.caption for clip in batch]
+        if done % 1000 == 0:
+            print(f"latents {done}/{count}", flush=True)
+    stacked = torch.cat(latents)
+    mean, std = stacked.mean((0, 2, 3, 4)), stacked.std((0, 2, 3, 4))
+    stacked = (stacked - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)
+    data = {
+        "latents": stacked.half(),
+        "captions": captions,
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
+    atomic_save(data, path)
+    return data
+
+
+def noise_levels(batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Noise levels in (0, 1]: a logit-normal, and a share of them uniform in the noisiest tenth."""
+    middle = torch.sigmoid(torch.randn(batch, generator=generator) + 0.2)
+    noisiest = 1 - 0.1 * torch.rand(batch, generator=generator)
+    return torch.where(torch.rand(batch, generator=generator) < NOISE_SHARE, noisiest, middle)
+
+
+def train_denoiser(folder: Path, device: torch.device, data: dict, steps: int, batch: int) -> None:
+    tokenizer = build_tokenizer(folder)
+    torch.manual_seed(SEED)
+    check_padding(tokenizer)
+    torch.manual_seed(SEED)
+    model = trained_denoiser(tokenizer).to(device)
+    inside, outside = [], []
+    for name, parameter in model.named_parameters():
+        is_matrix = "transformer.blocks" in name and name.endswith("weight") and parameter.ndim == 2
+        (inside if is_matrix else outside).append(parameter)
+    latents = data["latents"]
+    ids, masks = tokens(tokenizer, [*data["captions"], ""])
+
+    def loss_of(step: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(step)
+        index = torch.randint(len(latents), (batch,), generator=generator)
+        dropped = torch.rand(batch, generator=generator) < DROP_CAPTION
+        text = torch.where(dropped, len(latents), index)
+        clean = latents[index].float().to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        sigma = noise_levels(batch, generator).to(device)
+        noisy = torch.lerp(clean, noise, sigma.view(-1, 1, 1, 1, 1))
+        velocity = model(noisy, sigma, ids[text].to(device), masks[text].to(device))
+        return (velocity - (noise - clean)).square().mean()
+
+    train(
+        folder / "denoiser.pt",
+        model,
+        optimizers(inside, outside),
+        steps,
+        loss_of,
+        average=moving_average(model),
+    )
+
+
+def export(folder: Path, out: Path, vae: AutoencoderKLWan, data: dict, *, averaged: bool) -> None:
+    """Write the weights as a diffusers pipeline in half precision."""
+    tokenizer = build_tokenizer(folder)
+    model = Denoiser(tokenizer)
+    load_weights(model, folder / "denoiser.pt", averaged=averaged)
+    scaled = build_autoencoder(data["mean"], data["std"])
+    scaled.load_state_dict(vae.state_dict())
+    pipeline(model, tokenizer, scaled).to(torch.float16).save_pretrained(out)
+    load_in_float32(out, "text_encoder")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/train_wan"), help="checkpoints live here"
+    )
+    parser.add_argument("--out", type=Path, default=Path("examples/models/shapes_wan"))
+    parser.add_argument("--device", default="cpu", help="any torch device")
+    parser.add_argument("--autoencoder-steps", type=int, default=900)
+    parser.add_argument("--denoiser-steps", type=int, default=4500)
+    parser.add_argument("--clips", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument(
+        "--raw", action="store_true", help="export the last weights, not their moving average"
+    )
+    parser.add_argument(
+        "--export-only", action="store_true", help="export the checkpoints as they are"
+    )
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device)
+    torch.manual_seed(SEED)
+    vae = build_autoencoder().to(device)
+
+    def draw(step: int) -> torch.Tensor:
+        rng = random.Random(f"autoencoder-{SEED}-{step}")
+        pixels = render_clips([random_clip(rng) for _ in range(8)], rng).to(device) * 2 - 1
+        # Clips of all lengths alike would do; long ones cost time and teach the causal
+        # convolutions, which see two frames back, nothing more.
+        first = rng.randrange(pixels.shape[2] - AUTOENCODER_FRAMES + 1)
+        return pixels[:, :, first : first + AUTOENCODER_FRAMES]
+
+    train_autoencoder(options.work / "autoencoder.pt", vae, options.autoencoder_steps, draw)
+    data = encode_latents(options.work, vae, device, options.clips)
+    if not options.export_only:
+        train_denoiser(options.work, device, data, options.denoiser_steps, options.batch)
+    export(options.work, options.out, vae.cpu(), data, averaged=not options.raw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
