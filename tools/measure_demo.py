@@ -7,9 +7,6 @@ Draws held-out prompts with the plain pipeline, reads the pictures with the chec
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -20,6 +17,7 @@ from diffusers import FluxPipeline
 from autocache.demo import checker
 from autocache.demo.prompts import held_out
 from autocache.demo.scenes import parse
+from measuring import write_measurement
 
 BUNDLED = Path(__file__).resolve().parents[1] / "autocache" / "demo" / "models" / "shapes"
 
@@ -62,31 +60,7 @@ def main() -> None:
         ]
         print(f"{len(answers)}/{len(captions)} right {checker.share(answers)[0]:.3f}", flush=True)
 
-    overall, each = checker.share(answers)
-    arguments = [
-        f"--{name} {getattr(options, name)}"
-        for name in ("prompts", "steps", "seed", "guidance", "batch")
-    ]
-    measurement = {
-        "prompts": options.prompts,
-        "steps": options.steps,
-        "seed": options.seed,
-        "guidance": options.guidance,
-        "attributes_right": round(overall, 4),
-        "attributes": {name: round(value, 4) for name, value in each.items()},
-        "pictures_all_right": round(sum(all(a.values()) for a in answers) / len(answers), 4),
-        "seconds": round(time.perf_counter() - began, 1),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "torch": torch.__version__,
-        },
-        "command": " ".join(["python tools/measure_demo.py", *arguments]),
-    }
-    (options.model / "measurement.json").write_text(json.dumps(measurement, indent=2) + "\n")
-    print(json.dumps(measurement, indent=2))
-    for name, value in sorted(each.items(), key=lambda entry: entry[1]):
-        print(f"{value:7.1%}  {name}")
+    write_measurement(options, answers, time.perf_counter() - began, "pictures")
 
 
 if __name__ == "__main__":
