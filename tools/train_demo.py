@@ -31,8 +31,8 @@ from transformers import (
 
 from autocache.demo.scenes import random_scene, render, scenes
 from training import (
-    atomic_save,
     clip_tokenizer,
+    encode_latents,
     load_in_float32,
     load_weights,
     moving_average,
@@ -133,32 +133,6 @@ def load_autoencoder(folder: Path, device: torch.device, steps: int, batch: int)
 
     train_autoencoder(folder / "autoencoder.pt", vae, steps, draw)
     return vae
-
-
-@torch.no_grad()
-def encode_latents(folder: Path, vae: AutoencoderKL, device: torch.device, count: int) -> dict:
-    """Latents and captions of `count` training scenes, the latents of unit variance."""
-    path = folder / "latents.pt"
-    if path.exists():
-        return torch.load(path)
-    source, rng = scenes(SEED, held_out=False), random.Random(SEED)
-    latents, captions = [], []
-    for done in range(0, count, 100):
-        batch = [next(source) for _ in range(100)]
-        latents.append(vae.encode(render(batch, rng).to(device) * 2 - 1).latent_dist.mean.cpu())
-        captions += [scene.caption for scene in batch]
-        if done % 2000 == 0:
-            print(f"latents {done}/{count}", flush=True)
-    stacked = torch.cat(latents)
-    shift, scale = stacked.mean().item(), 1 / stacked.std().item()
-    data = {
-        "latents": ((stacked - shift) * scale).half(),
-        "captions": captions,
-        "shift": shift,
-        "scale": scale,
-    }
-    atomic_save(data, path)
-    return data
 
 
 class Denoiser(nn.Module):
@@ -265,7 +239,14 @@ def main() -> None:
     device = torch.device(options.device)
     torch.manual_seed(SEED)
     vae = load_autoencoder(options.work, device, options.autoencoder_steps, 32)
-    data = encode_latents(options.work, vae, device, options.scenes)
+    rng = random.Random(SEED)
+    data = encode_latents(
+        options.work / "latents.pt",
+        vae,
+        scenes(SEED, held_out=False),
+        lambda batch: render(batch, rng).to(device) * 2 - 1,
+        options.scenes,
+    )
     if not options.export_only:
         train_flow(options.work, device, data, options.flow_steps, options.batch)
     export(options.work, options.out, vae.cpu(), data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -30,7 +30,8 @@ def clip_tokenizer(words: Sequence[str], folder: Path, length: int) -> CLIPToken
     byte_pairs = Tokenizer(BPE(end_of_word_suffix="</w>"))
     byte_pairs.pre_tokenizer = WhitespaceSplit()
     trainer = BpeTrainer(
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        # Final letters come here because the trainer would number them in another order each run.
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *(f"{c}</w>" for c in LETTERS)],
         initial_alphabet=list(LETTERS),
         end_of_word_suffix="</w>",
         show_progress=False,
@@ -165,6 +166,42 @@ def train_autoencoder(
 
     train(checkpoint, vae, [adam], steps, loss_of, warmup=50, every=200)
     vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_latents(
+    path: Path,
+    vae: nn.Module,
+    source: Iterator,
+    draw: Callable[[list], torch.Tensor],
+    count: int,
+    *,
+    centred: bool = True,
+) -> dict:
+    """Latents and captions of `count` scenes of `source`, the latents of unit variance.
+
+    `draw` maps scenes to pictures in [-1, 1]. A pipeline whose decoding knows no shift needs
+    latents that are not centred.
+    """
+    if path.exists():
+        return torch.load(path)
+    latents, captions = [], []
+    for done in range(0, count, 100):
+        batch = [next(source) for _ in range(100)]
+        latents.append(vae.encode(draw(batch)).latent_dist.mean.cpu())
+        captions += [scene.caption for scene in batch]
+        if done % 2000 == 0:
+            print(f"latents {done}/{count}", flush=True)
+    stacked = torch.cat(latents)
+    shift, scale = stacked.mean().item() if centred else 0.0, 1 / stacked.std().item()
+    data = {
+        "latents": ((stacked - shift) * scale).half(),
+        "captions": captions,
+        "shift": shift,
+        "scale": scale,
+    }
+    atomic_save(data, path)
+    return data
 
 
 def load_weights(model: nn.Module, checkpoint: Path, *, averaged: bool) -> None:

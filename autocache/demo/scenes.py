@@ -175,26 +175,50 @@ def _centres(scene: Scene, rng: random.Random) -> list[tuple[float, float]]:
     return [(sides[0], near), (sides[1], far)]
 
 
+def canvas() -> tuple[torch.Tensor, torch.Tensor]:
+    """The x and y of every pixel's centre, each (64, 64), y pointing down."""
+    import torch
+
+    axis = torch.arange(IMAGE_SIZE, dtype=torch.float32) + 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return x, y
+
+
+def background(tint: str, light: str, rng: random.Random) -> torch.Tensor:
+    """A (3, 64, 64) background that brightens towards its light."""
+    import torch
+
+    (x, y), (lx, ly) = canvas(), LIGHTS[light]
+    ramp = ((x - 32) * lx + (y - 32) * ly) / 32
+    base = rng.uniform(0.38, 0.60)
+    glow = torch.exp(-((x - 32 - 26 * lx) ** 2 + (y - 32 - 26 * ly) ** 2) / 900)
+    brightness = base + 0.16 * ramp + rng.uniform(0.08, 0.18) * glow
+    return brightness * torch.tensor(TINTS[tint])[:, None, None]
+
+
+def paint(
+    image: torch.Tensor, thing: Thing, centre: tuple[float, float], light: str, rng: random.Random
+) -> torch.Tensor:
+    """The (3, 64, 64) picture with a lit thing drawn around `centre`, in pixels."""
+    import torch
+
+    (x, y), (lx, ly) = canvas(), LIGHTS[light]
+    radius = SIZES[thing.size] * rng.uniform(0.94, 1.06)
+    dx, dy = x - centre[0], y - centre[1]
+    lit = 0.92 + 0.16 * (dx * lx + dy * ly) / radius
+    colour = torch.tensor(COLOURS[thing.colour])[:, None, None]
+    colour = colour * (lit * _texture(thing.texture, dx, dy))
+    return torch.lerp(image, colour, shape_mask(thing.shape, dx, dy, radius))
+
+
 def render(batch: list[Scene], rng: random.Random) -> torch.Tensor:
     """Draw scenes as a (len(batch), 3, 64, 64) float tensor in [0, 1]."""
     import torch
 
-    axis = torch.arange(IMAGE_SIZE, dtype=torch.float32) + 0.5
-    y, x = axis[:, None].expand(IMAGE_SIZE, -1), axis[None, :].expand(IMAGE_SIZE, -1)
     images = []
     for scene in batch:
-        lx, ly = LIGHTS[scene.light]
-        ramp = ((x - 32) * lx + (y - 32) * ly) / 32
-        base = rng.uniform(0.38, 0.60)
-        glow = torch.exp(-((x - 32 - 26 * lx) ** 2 + (y - 32 - 26 * ly) ** 2) / 900)
-        brightness = base + 0.16 * ramp + rng.uniform(0.08, 0.18) * glow
-        image = brightness * torch.tensor(TINTS[scene.tint])[:, None, None]
-        for thing, (cx, cy) in zip((scene.first, scene.second), _centres(scene, rng), strict=True):
-            radius = SIZES[thing.size] * rng.uniform(0.94, 1.06)
-            dx, dy = x - cx, y - cy
-            lit = 0.92 + 0.16 * (dx * lx + dy * ly) / radius
-            paint = torch.tensor(COLOURS[thing.colour])[:, None, None]
-            paint = paint * (lit * _texture(thing.texture, dx, dy))
-            image = torch.lerp(image, paint, shape_mask(thing.shape, dx, dy, radius))
+        image = background(scene.tint, scene.light, rng)
+        for thing, centre in zip((scene.first, scene.second), _centres(scene, rng), strict=True):
+            image = paint(image, thing, centre, scene.light, rng)
         images.append(image.clamp(0, 1))
     return torch.stack(images)
