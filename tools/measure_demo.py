@@ -6,9 +6,7 @@ Draws held-out prompts with the plain pipeline, reads the pictures with the chec
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -17,50 +15,33 @@ from diffusers import FluxPipeline
 from autocache.demo import checker
 from autocache.demo.prompts import held_out
 from autocache.demo.scenes import parse
-from measuring import write_measurement
+from measuring import measure, read_options
 
 BUNDLED = Path(__file__).resolve().parents[1] / "autocache" / "demo" / "models" / "shapes"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, default=BUNDLED)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--batch", type=int, default=25)
-    options = parser.parse_args()
-
+    options = read_options(__doc__, BUNDLED, prompts=200, steps=28, guidance=1.0, batch=25)
     pipe = FluxPipeline.from_pretrained(options.model, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    captions = held_out(options.prompts, options.seed)
-    answers, began = [], time.perf_counter()
-    for start in range(0, len(captions), options.batch):
-        chunk = captions[start : start + options.batch]
-        images = pipe(
-            prompt=chunk,
-            negative_prompt=[""] * len(chunk) if options.guidance > 1 else None,
+
+    def draw(captions: list[str], generators: list[torch.Generator]) -> torch.Tensor:
+        return pipe(
+            prompt=captions,
+            negative_prompt=[""] * len(captions) if options.guidance > 1 else None,
             true_cfg_scale=options.guidance,
             num_inference_steps=options.steps,
             height=64,
             width=64,
             max_sequence_length=24,
-            generator=[
-                torch.Generator().manual_seed(options.seed + start + row)
-                for row in range(len(chunk))
-            ],
+            generator=generators,
             output_type="pt",
         ).images
-        answers += [
-            checker.check(image, parse(caption))
-            for image, caption in zip(images, chunk, strict=True)
-        ]
-        print(f"{len(answers)}/{len(captions)} right {checker.share(answers)[0]:.3f}", flush=True)
 
-    write_measurement(options, answers, time.perf_counter() - began, "pictures")
+    def check(image: torch.Tensor, caption: str) -> dict[str, bool]:
+        return checker.check(image, parse(caption))
+
+    measure(options, held_out(options.prompts, options.seed), draw, check, "pictures")
 
 
 if __name__ == "__main__":

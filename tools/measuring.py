@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,43 @@ def processor() -> str:
     lines = listing.read_text().splitlines() if listing.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def read_options(
+    description: str, model: Path, *, prompts: int, steps: int, guidance: float, batch: int
+) -> argparse.Namespace:
+    """The command line of a measurement, the same for all pipelines but for its defaults."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=model)
+    parser.add_argument("--prompts", type=int, default=prompts)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--guidance", type=float, default=guidance)
+    parser.add_argument("--batch", type=int, default=batch)
+    return parser.parse_args()
+
+
+def measure(
+    options: argparse.Namespace,
+    captions: Sequence[str],
+    draw: Callable[[list[str], list[torch.Generator]], Iterable[torch.Tensor]],
+    check: Callable[[torch.Tensor, str], dict[str, bool]],
+    what: str,
+) -> None:
+    """Draw captions batch by batch, check what was drawn and write the measurement.
+
+    `draw` gets captions and a generator for each; `what` names the things it draws.
+    """
+    answers, began = [], time.perf_counter()
+    for start in range(0, len(captions), options.batch):
+        chunk = list(captions[start : start + options.batch])
+        seeds = range(options.seed + start, options.seed + start + len(chunk))
+        drawn = draw(chunk, [torch.Generator().manual_seed(seed) for seed in seeds])
+        answers += [check(one, caption) for one, caption in zip(drawn, chunk, strict=True)]
+        print(f"{len(answers)}/{len(captions)} right {share(answers)[0]:.3f}", flush=True)
+    write_measurement(options, answers, time.perf_counter() - began, what)
 
 
 def write_measurement(

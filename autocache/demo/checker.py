@@ -13,14 +13,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autocache.demo.scenes import COLOURS, SHAPES, SIZES, Scene, shape_mask
+from autocache.demo.scenes import COLOURS, SHAPES, SIZES, TINTS, Scene, shape_mask
 
 if TYPE_CHECKING:
     import torch
 
 SATURATED = 0.45
 DARKEST = 0.08
+UNSATURATED = 0.35
 SMALLEST_AREA = 60
+LOWER = {"triangle": 0.3}
+"""How far below the origin a shape is drawn around its centroid lies, in radii, where it does."""
 ATTRIBUTES = (
     "colour of first",
     "colour of second",
@@ -82,8 +85,7 @@ def fit(mask: torch.Tensor, hidden: torch.Tensor) -> Seen:
     seen, visible = mask.float(), (~hidden).float()
     fits = []
     for shape in SHAPES:
-        # The origin of a template need not be its centroid: a triangle's lies 0.3 radii lower.
-        lower = 0.3 * radii if shape == "triangle" else 0.0
+        lower = LOWER.get(shape, 0.0) * radii
         template = shape_mask(shape, x - cx - offset_x, y - cy - offset_y + lower, radii) * visible
         overlap = torch.minimum(template, seen).sum((-1, -2)) / torch.maximum(template, seen).sum(
             (-1, -2)
@@ -101,6 +103,25 @@ def fit(mask: torch.Tensor, hidden: torch.Tensor) -> Seen:
             )
         )
     return max(fits, key=lambda fit: fit.overlap)
+
+
+def background_mask(image: torch.Tensor) -> torch.Tensor:
+    """True where a (3, ...) picture in [0, 1] is too grey to be an object."""
+    high, low = image.amax(0), image.amin(0)
+    return (high - low) < UNSATURATED * high
+
+
+def read_tint(image: torch.Tensor) -> str | None:
+    """The background tint of a (3, ...) picture in [0, 1]; None where nothing is unsaturated."""
+    import torch
+
+    background = image[:, background_mask(image)]
+    if background.shape[1] == 0:
+        return None
+    chroma = (background / background.mean(0)).median(1).values
+    known = torch.tensor(list(TINTS.values()))
+    known = known / known.mean(1, keepdim=True)
+    return list(TINTS)[int((known - chroma).square().sum(1).argmin())]
 
 
 def read(image: torch.Tensor) -> dict[str, Seen]:

@@ -10,16 +10,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autocache.demo.checker import colour_masks, fit
+from autocache.demo.checker import colour_masks, fit, read_tint
 from autocache.demo.clips import DIRECTIONS, RADII, SPEEDS, Clip
-from autocache.demo.scenes import TINTS
 
 if TYPE_CHECKING:
     import torch
 
 SMALLEST_AREA = 25
 SEEN_FRAMES = 0.75
-UNSATURATED = 0.35
 STILL = min(SPEEDS.values()) / 2
 EVERY = 4
 ATTRIBUTES = ("colour", "shape", "size", "direction", "speed", "tint")
@@ -42,20 +40,6 @@ class SeenClip:
     way: float
 
 
-def _tint(video: torch.Tensor) -> str | None:
-    """The background whose chroma is nearest the median of the unsaturated pixels."""
-    import torch
-
-    high, low = video.amax(0), video.amin(0)
-    background = video[:, (high - low) < UNSATURATED * high]
-    if background.shape[1] == 0:
-        return None
-    chroma = (background / background.mean(0)).median(1).values
-    known = torch.tensor(list(TINTS.values()))
-    known = known / known.mean(1, keepdim=True)
-    return list(TINTS)[int((known - chroma).square().sum(1).argmin())]
-
-
 def read_clip(video: torch.Tensor) -> SeenClip:
     """What a (3, frames, height, width) clip in [0, 1] shows.
 
@@ -64,7 +48,7 @@ def read_clip(video: torch.Tensor) -> SeenClip:
     import torch
 
     video = video.float().clamp(0, 1)
-    tint = _tint(video)
+    tint = read_tint(video)
     frames, height, width = video.shape[1:]
     # The masks know pictures only: the frames lie one below the other.
     masks = {

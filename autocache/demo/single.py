@@ -10,6 +10,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from autocache.demo.scenes import (
@@ -31,6 +32,8 @@ ROWS = {"top": 17.0, "middle": 32.0, "bottom": 47.0}
 """Centre of each row in pixels from the upper edge."""
 COLUMNS = {"left": 17.0, "center": 32.0, "right": 47.0}
 """Centre of each column in pixels from the left edge."""
+WORDS = (ROWS, COLUMNS, SIZES, COLOURS, SHAPES, TINTS, LIGHTS)
+"""The words of a scene, in the order of its fields."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,7 @@ class Scene:
 
 def random_scene(rng: random.Random) -> Scene:
     """A scene of one object, every word drawn evenly."""
-    words = (ROWS, COLUMNS, SIZES, COLOURS, SHAPES, TINTS, LIGHTS)
-    return Scene(*(rng.choice(list(each)) for each in words))
+    return Scene(*(rng.choice(list(words)) for words in WORDS))
 
 
 def scenes(seed: int, *, held_out: bool) -> Iterator[Scene]:
@@ -72,6 +74,19 @@ def scenes(seed: int, *, held_out: bool) -> Iterator[Scene]:
         scene = random_scene(rng)
         if scene.held_out == held_out:
             yield scene
+
+
+def held_out(count: int, seed: int = 0) -> list[str]:
+    """`count` different captions of the held-out split, the same ones for the same seed.
+
+    Raises:
+        ValueError: the split has fewer captions than `count`.
+    """
+    captions = [scene.caption for words in product(*WORDS) if (scene := Scene(*words)).held_out]
+    if count > len(captions):
+        raise ValueError(f"{count} held-out captions asked for, there are {len(captions)}")
+    random.Random(seed).shuffle(captions)
+    return captions[:count]
 
 
 def parse(caption: str) -> Scene:
