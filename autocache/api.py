@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,25 @@ from torch import nn
 from autocache import strategy as _strategies
 from autocache.errors import ParameterError, PatchError, UnknownModelError
 from autocache.run_stats import RunStats, collect
-from autocache.runtime.probe import probe_sites
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.runtime.store import parse_bytes
 from autocache.spec import registry
 from autocache.spec.bind import bind
+from autocache.strategy.composition import Composition
+from autocache.strategy.custom import Custom
 from autocache.strategy.recipe import Strategy
 
 if TYPE_CHECKING:
+    from autocache.how import How
     from autocache.spec.registry import SpecInfo
     from autocache.spec.schema import Spec
     from autocache.strategy import StrategyInfo
+    from autocache.when import When
+    from autocache.where import Where
+
+Choice = str | Strategy | tuple[str, Mapping[str, Any]]
+"""A strategy: its name, an object, or its name with parameters."""
 
 DENOISER_NAMES = ("transformer", "transformer_2", "unet", "prior", "decoder")
 """Where diffusers' pipelines keep what may be a denoiser."""
@@ -32,12 +39,12 @@ DENOISER_NAMES = ("transformer", "transformer_2", "unet", "prior", "decoder")
 class Patch:
     """A strategy at work on one or more denoisers. As a context manager it unpatches on leaving."""
 
-    def __init__(self, strategy: Strategy, sessions: list[Session]) -> None:
+    def __init__(self, strategy: Strategy | Composition, sessions: list[Session]) -> None:
         self._strategy = strategy
         self._sessions = sessions
 
     @property
-    def strategy(self) -> Strategy:
+    def strategy(self) -> Strategy | Composition:
         """The strategy with its parameters."""
         return self._strategy
 
@@ -92,8 +99,11 @@ class Patch:
 
 def patch(
     target: Any,
-    strategy: str | Strategy,
+    strategy: Choice | Sequence[Choice] | None = None,
     *,
+    when: When | None = None,
+    where: Where | None = None,
+    how: How | None = None,
     spec: str | Path | Spec | None = None,
     enabled: bool = True,
     dry_run: bool = False,
@@ -105,26 +115,32 @@ def patch(
     Args:
         target: a diffusers pipeline (every denoiser in it is patched) or a bare model. One that is
             patched already gets the new strategy instead.
-        strategy: its name, see `autocache.strategies()`, or a strategy object.
+        strategy: its name, see `autocache.strategies()`, a strategy object, or a pair of a name
+            and a mapping of parameters. Several in a list act together, each in its own places.
+        when, where, how: a strategy of one's own, from the parts in `autocache.when` and so on;
+            `where` defaults to all blocks and `how` to reuse.
         spec: a YAML spec file, or the name of a spec, where the model's class has none of its own.
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
         dry_run: compute everything, and record what would have been skipped and at what error.
         memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.
-        **params: the strategy's parameters.
+        **params: the strategy's parameters; in a list, those of the first.
 
     Raises:
         UnknownStrategyError: no strategy has that name.
         ParameterError: a parameter is unknown, out of range, or does not fit the model.
         UnknownModelError: the target is no model, or no spec describes it.
         SpecError: the spec cannot be read or does not fit the model.
-        PatchError: the model is under another library's cache.
+        PatchError: the model is under another library's cache, or two strategies would skip the
+            same places.
     """
-    chosen = _strategy(strategy, params)
+    parts = {"when": when, "where": where, "how": how}
+    given = {name: part for name, part in parts.items() if part is not None}
+    chosen = _custom(strategy, given, params) if given else _strategy(strategy, params)
     try:
         limit = parse_bytes(memory_limit)
     except ValueError as error:
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
-    models = _denoisers(target, spec)
+    models = _denoisers(target, spec, chosen)
     planned = [_plan(model, chosen, spec, limit, dry_run) for model in models]
     _install(planned)
     patched_ = Patch(chosen, [session for session, _ in planned])
@@ -143,7 +159,9 @@ def unpatch(target: Any) -> None:
 
 
 @contextlib.contextmanager
-def patched(target: Any, strategy: str | Strategy, **options: Any) -> Iterator[Patch]:
+def patched(
+    target: Any, strategy: Choice | Sequence[Choice] | None = None, **options: Any
+) -> Iterator[Patch]:
     """`patch` for the length of a `with` block."""
     with patch(target, strategy, **options) as installed:
         yield installed
@@ -183,28 +201,65 @@ def specs() -> list[SpecInfo]:
     return registry.specs()
 
 
-def _strategy(strategy: str | Strategy, params: Mapping[str, Any]) -> Strategy:
+def _strategy(strategy: Any, params: Mapping[str, Any]) -> Strategy | Composition:
+    if strategy is None:
+        raise ParameterError(
+            f"no strategy is given; expected one of {', '.join(_strategies.names())}, or when="
+        )
+    if isinstance(strategy, list) or (
+        isinstance(strategy, tuple)
+        and not (len(strategy) == 2 and isinstance(strategy[1], Mapping))
+    ):
+        if not strategy:
+            raise ParameterError("the list of strategies is empty")
+        first, *others = strategy
+        chosen = (_one(first, params), *(_one(other, {}) for other in others))
+        return Composition(chosen) if others else chosen[0]
+    return _one(strategy, params)
+
+
+def _one(strategy: Any, params: Mapping[str, Any]) -> Strategy:
+    if isinstance(strategy, tuple) and len(strategy) == 2:
+        strategy, params = strategy[0], {**strategy[1], **params}
     if isinstance(strategy, str):
         return _strategies.get(strategy).create(**params)
     if not isinstance(strategy, Strategy):
         raise ParameterError(f"strategy is {strategy!r}; expected a name or a strategy object")
-    return type(strategy).create(**(strategy.model_dump(exclude_unset=True) | dict(params)))
+    given = {name: getattr(strategy, name) for name in strategy.model_fields_set}
+    return type(strategy).create(**(given | dict(params)))
+
+
+def _custom(strategy: Any, parts: Mapping[str, Any], params: Mapping[str, Any]) -> Strategy:
+    if strategy is not None:
+        raise ParameterError("give either a strategy or when, where and how, not both")
+    if "when" not in parts:
+        raise ParameterError("a strategy from parts needs when=, the rule that decides")
+    return Custom.create(**parts, **params)
 
 
 def _plan(
-    model: nn.Module, strategy: Strategy, spec: Any, limit: int | None, dry_run: bool
+    entry: nn.Module,
+    strategy: Strategy | Composition,
+    spec: Any,
+    limit: int | None,
+    dry_run: bool,
 ) -> tuple[Session, list]:
+    model = _uncompiled(entry)
     if getattr(model, "is_cache_enabled", False):
         raise PatchError(
             f"{type(model).__name__} is under diffusers' own cache; call its disable_cache() first"
         )
-    bound = bind(registry.resolve(spec, model), model)
-    config = dict(getattr(model, "config", {}))
-    recipe = strategy.recipe(bound, config)
-    session = Session(model, bound, recipe, limit, dry_run)
-    probe = recipe.when.probe
-    sites = probe_sites(bound, probe, session) if probe else []
-    return session, [*sites, *recipe.where.sites(bound, session)]
+    if spec is None and not strategy.needs_spec:
+        bound = bind(registry.find(model) or registry.bare(model), model)
+    else:
+        bound = bind(registry.resolve(spec, model), model)
+    recipes = strategy.recipes(bound, dict(getattr(model, "config", {})))
+    session = Session(model, bound, recipes, limit, dry_run, entry)
+    sites = []
+    for part in session.parts:
+        probe, where = part.recipe.when.probe, part.recipe.where
+        sites += [*(probe.sites(bound, part) if probe else ()), *where.sites(bound, part)]
+    return session, sites
 
 
 def _install(planned: list[tuple[Session, list]]) -> None:
@@ -223,26 +278,26 @@ def _install(planned: list[tuple[Session, list]]) -> None:
 
 
 def _sessions(target: Any) -> list[Session]:
-    found = (session_of(module) for _, module in _modules(target))
+    found = (session_of(_uncompiled(module)) for _, module in _modules(target))
     return [session for session in dict.fromkeys(found) if session is not None]
 
 
 def _modules(target: Any) -> list[tuple[str, nn.Module]]:
-    """The modules a target consists of, with the names it has for them."""
+    """The modules a target consists of, compiled or not, with the names it has for them."""
     if isinstance(target, nn.Module):
-        return [("", _uncompiled(target))]
+        return [("", target)]
     components = getattr(target, "components", None)
     if not isinstance(components, Mapping):
         return []
-    named = [(n, _uncompiled(c)) for n, c in components.items() if isinstance(c, nn.Module)]
-    return list({id(module): (name, module) for name, module in named}.values())
+    named = [(n, c) for n, c in components.items() if isinstance(c, nn.Module)]
+    return list({id(_uncompiled(module)): (name, module) for name, module in named}.values())
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:
     return getattr(module, "_orig_mod", module)
 
 
-def _denoisers(target: Any, spec: Any) -> list[nn.Module]:
+def _denoisers(target: Any, spec: Any, strategy: Strategy | Composition) -> list[nn.Module]:
     modules = _modules(target)
     if not modules:
         raise UnknownModelError(
@@ -253,11 +308,14 @@ def _denoisers(target: Any, spec: Any) -> list[nn.Module]:
     if spec is not None:
         named = [module for name, module in modules if name in DENOISER_NAMES]
     else:
-        named = [module for _, module in modules if registry.find(module) is not None]
+        named = [module for _, module in modules if registry.find(_uncompiled(module))]
     if named:
         return named
-    candidates = [m for n, m in modules if n in DENOISER_NAMES] or [m for _, m in modules]
-    registry.resolve(spec, candidates[0])
+    candidates = [m for n, m in modules if n in DENOISER_NAMES]
+    if candidates and not strategy.needs_spec:
+        return candidates
+    candidates = candidates or [m for _, m in modules]
+    registry.resolve(spec, _uncompiled(candidates[0]))
     raise UnknownModelError(f"{_describe(target)} has no denoiser")
 
 

@@ -42,6 +42,7 @@ class RunStats:
     spec_file: str | None
     generations: int
     passes: int
+    denoiser: Calls
     blocks: Calls
     attention: Calls
     seconds: float
@@ -51,7 +52,11 @@ class RunStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        calls = {"block_calls": self.blocks, "attention_calls": self.attention}
+        calls = {
+            "denoiser_calls": self.denoiser,
+            "block_calls": self.blocks,
+            "attention_calls": self.attention,
+        }
         return {
             "strategy": self.strategy,
             "parameters": self.parameters,
@@ -73,13 +78,15 @@ class RunStats:
             "model": self.model,
             "spec": self.spec_file or "given in memory",
             "generations": f"{self.generations}, {self.passes} denoiser calls",
+            "denoiser calls run": str(self.denoiser),
             "block calls run": str(self.blocks),
             "attention calls run": str(self.attention),
             "denoiser time": f"{self.seconds:.2f} s",
             "cached": f"{readable_bytes(self.bytes_held)}, peak {readable_bytes(self.bytes_peak)}",
             "last generation": self._map(),
         }
-        if self.passes and self.blocks.share == self.attention.share == 1.0:
+        shares = {self.denoiser.share, self.blocks.share, self.attention.share}
+        if self.passes and shares == {1.0}:
             rows["note"] = "nothing was skipped"
         width = max(len(key) for key in rows)
         return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
@@ -100,6 +107,7 @@ class RunStats:
 
 def collect(sessions: Sequence[Session], strategy: Any, files: Sequence[str | None]) -> RunStats:
     """The stats of one pipeline's denoisers together."""
+    passes = sum(s.passes for s in sessions)
     blocks = sum(s.passes * s.block_count for s in sessions)
     attention = sum(s.passes * s.attention_count for s in sessions)
     return RunStats(
@@ -108,7 +116,8 @@ def collect(sessions: Sequence[Session], strategy: Any, files: Sequence[str | No
         model=", ".join(dict.fromkeys(s.label for s in sessions)),
         spec_file=", ".join(dict.fromkeys(file for file in files if file)) or None,
         generations=max(s.generations for s in sessions),
-        passes=sum(s.passes for s in sessions),
+        passes=passes,
+        denoiser=Calls(passes - sum(s.passes_skipped for s in sessions), passes),
         blocks=Calls(blocks - sum(s.blocks_skipped for s in sessions), blocks),
         attention=Calls(attention - sum(s.attention_skipped for s in sessions), attention),
         seconds=sum(s.seconds for s in sessions),

@@ -1,30 +1,30 @@
-"""The protocol of a rule that fills the gap."""
+"""The base of a rule that fills the gap."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     import torch
 
+    from autocache.runtime.moment import Moment
     from autocache.runtime.record import Action
     from autocache.runtime.store import Value
 
 
-class How(Protocol):
+class How:
     """An immutable rule: the last values with their steps in, one tensor out."""
 
-    @property
-    def keep(self) -> int:
-        """Values it wants to look back on, which is its memory cost per cached tensor."""
-        ...
+    keep: int = 1
+    """Values it wants to look back on, which is its memory cost per cached tensor."""
+    action: ClassVar[Action] = "reused"
+    """What a step it filled is called in the record."""
+    timed: bool = False
+    """Whether it looks at the timesteps of the values and not only at their steps."""
+    pushes: bool = False
+    """Whether what it filled in is remembered like what was computed."""
 
-    @property
-    def action(self) -> Action:
-        """What a step it filled is called in the record."""
-        ...
-
-    def fill(self, values: Sequence[Value], step: int) -> torch.Tensor:
-        """The value at `step`, from at least one value at earlier steps, oldest first."""
-        ...
+    def fill(self, values: Sequence[Value], moment: Moment) -> torch.Tensor:
+        """The value at this moment, from at least one value at earlier steps, oldest first."""
+        raise NotImplementedError

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autocache.how.base import How
+
 if TYPE_CHECKING:
     import torch
 
-    from autocache.runtime.record import Action
+    from autocache.runtime.moment import Moment
     from autocache.runtime.store import Value
 
 
 @dataclass(frozen=True)
-class Reuse:
+class Reuse(How):
     """Copy the output, or add the residual, of the last computed step."""
 
-    keep: int = 1
-    action: Action = "reused"
-
-    def fill(self, values: Sequence[Value], step: int) -> torch.Tensor:
+    def fill(self, values: Sequence[Value], moment: Moment) -> torch.Tensor:
         return values[-1].tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,25 +24,84 @@ class Decision:
 
 
 @dataclass(slots=True)
-class Moment:
-    """One denoiser call. Lives from its beginning to its end.
+class State:
+    """What one part of a strategy remembers: in one guidance branch, or for all of them together.
 
-    `step` counts from 0 within the generation, `total` is None where nobody announced it. `store`,
-    `kept` and `memory` belong to the guidance branch and outlive the moment, until the generation
-    ends.
+    It is dropped when the generation ends. `kept` tells what each site has in the store, by the
+    site's name; empty means that nothing could stand in yet. `memory` is the rules' own.
+    """
+
+    store: Store
+    kept: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+def _unknown(step: int) -> float:
+    raise LookupError(f"the timestep of step {step} is not known")
+
+
+@dataclass(slots=True)
+class Call:
+    """What all parts of a strategy see of a denoiser call.
+
+    `step` counts from 0 within the generation, `total` is None where nobody announced it. `branch`
+    is the name of the guidance branch, or its place in the step. `latent` is the denoiser's input.
+    `sample` is what the scheduler's last step returned, None where no scheduler is heard.
+    `time_of` gives the timestep of a step of this generation, on the scheduler's scale.
     """
 
     step: int
     total: int | None
     branch: str
-    store: Store
-    kept: dict[str, Any]
-    """What each site has in the store, by the site's name. Empty: nothing could stand in yet."""
-    memory: dict[str, Any]
-    """What the rule of `when` remembers."""
     record: StepRecord
     dry_run: bool = False
+    latent: torch.Tensor | None = None
+    sample: torch.Tensor | None = None
+    time_of: Callable[[int], float] = _unknown
+    conditional_half: bool = False
+    """Only the conditional half of a batched guidance pass is run."""
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is known to be the generation's last step."""
+        return self.total is not None and self.step >= self.total - 1
+
+
+@dataclass(slots=True)
+class Moment:
+    """One denoiser call as one part of a strategy sees it; it lives as long as the call."""
+
+    call: Call
+    state: State
+    shared: State
+    """What the part remembers for all guidance branches together."""
+    forced: bool = False
+    """The strategy's limits have this step computed; a rule must treat it as computed."""
     probe: torch.Tensor | None = None
     decision: Decision | None = None
     flights: dict[Any, Any] = field(default_factory=dict)
     """Per span of blocks, the streams recorded at its entry."""
+
+    @property
+    def step(self) -> int:
+        return self.call.step
+
+    @property
+    def total(self) -> int | None:
+        return self.call.total
+
+    @property
+    def record(self) -> StepRecord:
+        return self.call.record
+
+    @property
+    def store(self) -> Store:
+        return self.state.store
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        return self.state.kept
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        return self.state.memory

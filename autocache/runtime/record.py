@@ -31,3 +31,10 @@ class StepRecord:
     bytes: int = 0
     error: float | None = None
     sites: dict[str, Action] = field(default_factory=dict)
+    whole: bool = False
+    """The denoiser itself was not run."""
+
+    def skip_all(self) -> None:
+        """Note that nothing of the denoiser was run."""
+        self.whole = True
+        self.blocks_skipped, self.attention_skipped = self.blocks_total, self.attention_total

@@ -12,6 +12,8 @@ from torch import nn
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
 
+SLOT = "_compiled_call_impl"
+
 
 class _Hook:
     """A module-level class, so that a copied model's hook belongs to the copy's own session."""
@@ -33,7 +35,8 @@ class Enter(_Hook):
 
     @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.session.begin(args, kwargs)
+        if not self.session.surrounded():
+            self.session.begin(args, kwargs)
 
 
 class Leave(_Hook):
@@ -41,7 +44,34 @@ class Leave(_Hook):
 
     @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        self.session.end()
+        if not self.session.here.track.surrounded:
+            self.session.end()
+
+
+class Around:
+    """Stands where torch looks for a compiled form of the module, before it runs hooks or forward.
+
+    It is the one place from which a call can be left out without changing the module's class or
+    its forward. torch leaves it out of copies and files, and what was compiled runs inside it.
+    """
+
+    def __init__(self, session: Session, inner: Any) -> None:
+        self.session = session
+        self.inner = inner
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.session.surround(self.inner or self.session.entry._call_impl, args, kwargs)
+
+
+def surround(session: Session) -> None:
+    """Have every call of the model go through the session."""
+    # A plain attribute: torch's own setter would look for a submodule of that name.
+    slots = session.entry.__dict__
+    slots[SLOT] = Around(session, slots.get(SLOT))
+
+
+def is_surrounded(session: Session) -> bool:
+    return isinstance(session.entry.__dict__.get(SLOT), Around)
 
 
 def observe(model: nn.Module, session: Session) -> None:
@@ -53,6 +83,12 @@ def observe(model: nn.Module, session: Session) -> None:
 
 
 def unobserve(model: nn.Module, session: Session) -> None:
+    slots = session.entry.__dict__
+    around = slots.get(SLOT)
+    if isinstance(around, Around) and around.session is session:
+        del slots[SLOT]
+        if around.inner is not None:
+            slots[SLOT] = around.inner
     pairs = (
         (model._forward_pre_hooks, model._forward_pre_hooks_with_kwargs),
         (model._forward_hooks, model._forward_hooks_with_kwargs),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from autocache.errors import PatchError
 from autocache.runtime import intercept, root, signals
 from autocache.runtime.clock import Clock
-from autocache.runtime.moment import Decision, Moment
+from autocache.runtime.moment import Call, Moment, State
+from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.store import Ledger, Store
 from autocache.spec.bind import signature
@@ -23,19 +26,25 @@ from autocache.spec.bind import signature
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
     from autocache.strategy.recipe import Recipe
+    from autocache.where import Around
+
+LATENT_NAMES = ("hidden_states", "sample", "x")
+"""What denoisers call the argument that holds the latent."""
 
 KEPT_RECORDS = 4096
 """Denoiser calls whose record is kept, the latest ones; totals count all."""
 
 
 class Branch:
-    """What one guidance branch remembers within a generation."""
+    """What one guidance branch remembers within a generation, for each part of the strategy."""
 
-    def __init__(self, ledger: Ledger, shape: tuple) -> None:
-        self.store = Store(ledger)
-        self.kept: dict[str, Any] = {}
-        self.memory: dict[str, Any] = {}
+    def __init__(self, ledger: Ledger, shape: tuple, parts: int) -> None:
+        self.states = [State(Store(ledger)) for _ in range(parts)]
         self.shape = shape
+
+    def clear(self) -> None:
+        for state in self.states:
+            state.store.clear()
 
 
 class Track:
@@ -44,16 +53,23 @@ class Track:
     def __init__(self) -> None:
         self.clock = Clock()
         self.branches: dict[str, Branch] = {}
-        self.moment: Moment | None = None
+        self.shared: Branch | None = None
+        """What is remembered for all guidance branches together."""
+        self.surrounded = False
+        """The call under way came through the slot around the denoiser."""
+        self.call: Call | None = None
         self.started = 0.0
         self.scheduler: weakref.ref | None = None
         """The one that announced the generation."""
+        self.sample: torch.Tensor | None = None
+        self.times: list[float] = []
 
     def forget(self) -> None:
-        for branch in self.branches.values():
-            branch.store.clear()
+        for branch in (*self.branches.values(), *([self.shared] if self.shared else ())):
+            branch.clear()
         self.branches.clear()
-        self.moment = None
+        self.shared = self.call = self.sample = None
+        self.times = []
 
     def __del__(self) -> None:
         # Its thread has ended: what it kept counts no longer.
@@ -63,42 +79,57 @@ class Track:
 class Here(threading.local):
     """What the sites of the present thread look at. Read at every intercepted call."""
 
-    def __init__(self, tracks: weakref.WeakSet[Track]) -> None:
+    def __init__(self, tracks: weakref.WeakSet[Track], parts: int) -> None:
         self.track = Track()
         tracks.add(self.track)
-        self.acting: Moment | None = None
-        """The denoiser call under way; None also when nothing is to be skipped or kept in it."""
+        self.idle: list[Moment | None] = [None] * parts
+        self.acting = self.idle
+        """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
 
 
 class Session:
     """Everything that changes while a patched denoiser runs, and what it was patched with."""
 
     def __init__(
-        self, model: nn.Module, bound: Bound, recipe: Recipe, limit: int | None, dry_run: bool
+        self,
+        model: nn.Module,
+        bound: Bound,
+        recipes: Sequence[Recipe],
+        limit: int | None,
+        dry_run: bool,
+        entry: nn.Module | None = None,
     ) -> None:
         self.model = model
-        self.recipe = recipe
+        self.entry = model if entry is None else entry
+        """What is called: the model, or what torch.compile made of it."""
+        self.parts = [Part(self, recipe, index) for index, recipe in enumerate(recipes)]
         self.dry_run = dry_run
         self.enabled = True
         self.spec = bound.spec
         self.patch: Any = None
         self.label = type(model).__name__
         self.block_count = bound.block_count
-        self.attention_count = sum(
-            len(stack.spec.attention) * len(stack.blocks) for stack in bound.stacks
-        )
+        self.attention_count = bound.attention_count
         self._time_name = bound.spec.timestep
         self._forward = signature(type(model))
+        names = (bound.spec.latent,) if bound.spec.latent else LATENT_NAMES
+        self._latent_name = next((n for n in names if n in self._forward.names), None)
+        self.arounds = [
+            around
+            for part in self.parts
+            if (around := part.recipe.where.around(bound, part)) is not None
+        ]
         self._limit = limit
         self._pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._fresh()
 
     def _fresh(self) -> None:
         self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
-        self.here = Here(self._tracks)
+        self.here = Here(self._tracks, len(self.parts))
         self.ledger = Ledger(self._limit)
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
         self.passes = 0
+        self.passes_skipped = 0
         self.generations = 0
         self.blocks_skipped = 0
         self.attention_skipped = 0
@@ -108,9 +139,14 @@ class Session:
         copied = copy.copy(self)
         memo[id(self)] = copied
         copied.model = memo[id(self.model)]
+        copied.entry = memo.get(id(self.entry), copied.model)
         copied._pipelines = weakref.WeakSet(
             memo[id(pipeline)] for pipeline in self._pipelines if id(pipeline) in memo
         )
+        copied.parts = copy.deepcopy(self.parts, memo)
+        copied.arounds = copy.deepcopy(self.arounds, memo)
+        if copied.arounds:
+            root.surround(copied)
         copied._fresh()
         signals.listen(copied)
         return copied
@@ -126,6 +162,18 @@ class Session:
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is not None:
             signals.hear(scheduler)
+
+    def timesteps(
+        self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        """What the scheduler's `set_timesteps` is to be called with."""
+        if self.enabled:
+            for part in self.parts:
+                args, kwargs = part.recipe.where.timesteps(scheduler, args, kwargs) or (
+                    args,
+                    kwargs,
+                )
+        return args, kwargs
 
     def announced(self, scheduler: Any) -> None:
         """A scheduler that it holds was given its timesteps."""
@@ -149,14 +197,49 @@ class Session:
 
     def clear_records(self) -> None:
         self.records.clear()
-        self.passes = self.generations = self.blocks_skipped = self.attention_skipped = 0
+        self.passes = self.passes_skipped = self.generations = self.blocks_skipped = (
+            self.attention_skipped
+        ) = 0
         self.seconds = 0.0
+
+    def surrounded(self) -> bool:
+        """Whether the slot around the denoiser has begun the call, and will end it.
+
+        Raises:
+            PatchError: the call went past the slot.
+        """
+        if self.here.track.surrounded or not self.arounds:
+            return self.here.track.surrounded
+        if root.is_surrounded(self):
+            raise PatchError(
+                f"{self.label} was given to torch.compile after it was patched, so its calls "
+                "cannot be skipped as a whole; compile it in place with its compile() method, or "
+                "before autocache.patch"
+            )
+        # Someone compiled the model in place since: go around what that made.
+        root.surround(self)
+        return False
+
+    def surround(self, inner: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One denoiser call, of which the strategy may skip all or a part."""
+        self.begin(args, kwargs)
+        track = self.here.track
+        track.surrounded = True
+        proceed = inner
+        for around in reversed(self.arounds):
+            proceed = functools.partial(_inside, around, proceed)
+        try:
+            output = proceed(*args, **kwargs)
+        finally:
+            track.surrounded = False
+        self.end()
+        return output
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """A denoiser call begins."""
         here = self.here
-        track, here.acting = here.track, None
-        if track.moment is not None:
+        track, here.acting = here.track, here.idle
+        if track.call is not None:
             # The call before never ended: it raised. What it left is of no generation any more.
             track.forget()
             track.clock.restart()
@@ -169,68 +252,78 @@ class Session:
             self.generations += 1
         if not self.enabled:
             return
-        shape = _shape(args, kwargs)
-        branch = track.branches.get(name)
-        if branch is None or branch.shape != shape:
-            if branch is not None:
-                branch.store.clear()
-            branch = track.branches[name] = Branch(self.ledger, shape)
+        call = track.call = self._call(track, name, args, kwargs)
+        branch = self._branch(track, name, _shape(args, kwargs))
+        assert track.shared is not None
+        moments = [
+            Moment(call, own, shared)
+            for own, shared in zip(branch.states, track.shared.states, strict=True)
+        ]
+        here.acting = [*moments]
+        track.started = time.perf_counter()
+        for part in self.parts:
+            if part.recipe.when.probe is None:
+                part.decide(moments[part.index])
+
+    def _call(self, track: Track, name: str, args: tuple, kwargs: dict[str, Any]) -> Call:
+        clock = track.clock
         record = StepRecord(
             self.label,
-            track.clock.generation,
+            clock.generation,
             name,
-            track.clock.step,
+            clock.step,
             self.block_count,
             self.attention_count,
         )
-        track.moment = Moment(
-            track.clock.step,
-            track.clock.total,
+        latent = None
+        if self._latent_name is not None:
+            latent = self._forward.get(self._latent_name, args, kwargs)
+        return Call(
+            clock.step,
+            clock.total,
             name,
-            branch.store,
-            branch.kept,
-            branch.memory,
             record,
             self.dry_run,
+            latent,
+            track.sample,
+            lambda step: self._time_of(track, step, args, kwargs),
         )
-        here.acting = track.moment
-        track.started = time.perf_counter()
-        if self.recipe.when.probe is None:
-            self.decide(track.moment)
+
+    def _branch(self, track: Track, name: str, shape: tuple) -> Branch:
+        if track.shared is None:
+            track.shared = Branch(self.ledger, (), len(self.parts))
+        branch = track.branches.get(name)
+        if branch is None or branch.shape != shape:
+            if branch is not None:
+                branch.clear()
+            branch = track.branches[name] = Branch(self.ledger, shape, len(self.parts))
+        return branch
 
     def end(self) -> None:
         """The denoiser call is over."""
         here = self.here
-        track, here.acting = here.track, None
-        moment, track.moment = track.moment, None
-        if moment is None:
+        track, moments, here.acting = here.track, here.acting, here.idle
+        call, track.call = track.call, None
+        if call is None:
             return
-        record = moment.record
+        for part, moment in zip(self.parts, moments, strict=True):
+            if moment is not None:
+                part.recipe.when.learn(moment)
+        record = call.record
         record.seconds = time.perf_counter() - track.started
         record.bytes = self.ledger.held
         self.records.append(record)
         self.passes += 1
+        self.passes_skipped += record.whole
         self.blocks_skipped += record.blocks_skipped
         self.attention_skipped += record.attention_skipped
         self.seconds += record.seconds
 
-    def step_ended(self) -> None:
-        """The scheduler took a step; after the last one nothing is kept."""
+    def step_ended(self, sample: torch.Tensor | None) -> None:
+        """The scheduler took a step to `sample`; after the last one nothing is kept."""
+        self.track.sample = sample
         if self.track.clock.advance():
             self.track.forget()
-
-    def decide(self, moment: Moment) -> Decision:
-        """Compute or skip, decided once per denoiser call."""
-        if moment.decision is None:
-            decision = self.recipe.when.decide(moment)
-            if not decision.compute and not moment.kept:
-                # Nothing to stand in yet (the second expert's first step, a reset): start here.
-                decision = Decision(compute=True, keep=True, distance=decision.distance)
-            moment.record.distance = decision.distance
-            moment.decision = decision
-            if decision.compute and not decision.keep:
-                self.here.acting = None
-        return moment.decision
 
     def _begin_index(self, track: Track) -> None:
         """Image-to-image starts in the middle of the scheduler's timesteps."""
@@ -246,6 +339,19 @@ class Session:
         # A timestep per token or frame: the noisiest one is the generation's time.
         return float(value.amax()) if isinstance(value, torch.Tensor) else float(value)
 
+    def _time_of(self, track: Track, step: int, args: tuple, kwargs: dict[str, Any]) -> float:
+        """The timestep of a step: the scheduler's where it is heard, else the argument's."""
+        scheduler = track.scheduler() if track.scheduler is not None else None
+        if scheduler is not None and track.clock.total is not None:
+            if not track.times:
+                track.times = [float(time) for time in scheduler.timesteps.tolist()]
+            begin = getattr(scheduler, "begin_index", None) or 0
+            if begin + step < len(track.times):
+                return track.times[begin + step]
+        if step != track.clock.step:
+            raise LookupError(f"the timestep of step {step} is not known")
+        return self._time(args, kwargs) * self.spec.timestep_scale
+
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""
         grouped: dict[nn.Module, list[intercept.Site]] = {}
@@ -255,6 +361,8 @@ class Session:
             for module, chain in grouped.items():
                 intercept.install(module, chain)
             root.observe(self.model, self)
+            if self.arounds:
+                root.surround(self)
             signals.listen(self)
             for pipeline in list(self._pipelines):
                 self.attach(pipeline)
@@ -285,6 +393,10 @@ class Session:
             intercept.remove(module)
         root.unobserve(self.model, self)
         signals.silence(self)
+
+
+def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return around.around(proceed, args, kwargs)
 
 
 def _shape(args: tuple, kwargs: dict[str, Any]) -> tuple:

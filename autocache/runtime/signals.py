@@ -29,8 +29,12 @@ def _holding(scheduler: object) -> list[Session]:
 
 
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+    listening = _holding(instance)
+    # Two experts share one scheduler: what the first asks for goes for both.
+    for session in listening[:1]:
+        args, kwargs = session.timesteps(instance, args, kwargs)
     result = wrapped(*args, **kwargs)
-    for session in _holding(instance):
+    for session in listening:
         session.announced(instance)
     return result
 
@@ -40,8 +44,13 @@ def _step(owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwa
     # A subclass that calls `super().step` is heard once, as itself.
     if _owner(type(instance), "step") is owner:
         for session in _holding(instance):
-            session.step_ended()
+            session.step_ended(_sample(result))
     return result
+
+
+def _sample(result: Any) -> Any:
+    """The latent a scheduler's step returns, as a tuple's first item or by name."""
+    return result[0] if isinstance(result, tuple) else getattr(result, "prev_sample", None)
 
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:

@@ -11,11 +11,15 @@ from autocache.errors import MemoryLimitError
 
 
 class Value(NamedTuple):
-    """A tensor as it was at a step; `version` tells whether someone wrote into it since."""
+    """A tensor as it was at a step; `version` tells whether someone wrote into it since.
+
+    `time` is the step's timestep, where the rule that fills the gap looks at it.
+    """
 
     step: int
     tensor: torch.Tensor
     version: int
+    time: float | None = None
 
 
 def readable_bytes(count: float) -> str:
@@ -102,6 +106,7 @@ class Store:
         tensor: torch.Tensor,
         step: int,
         *,
+        time: float | None = None,
         keep: int = 1,
         owned: bool = False,
         expected: int = 1,
@@ -115,7 +120,7 @@ class Store:
         self._ledger.release(sum(_bytes(v.tensor) for v in before[: len(before) - len(kept)]))
         self._values[key] = kept
         self._ledger.add(_bytes(tensor), expected)
-        self._values[key] = (*kept, Value(step, tensor, _version(tensor)))
+        self._values[key] = (*kept, Value(step, tensor, _version(tensor), time))
 
     def get(self, key: Hashable, like: torch.Tensor | None = None) -> tuple[Value, ...]:
         """The last values, oldest first; empty when there are none, when they do not fit `like` in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from autocache.errors import SpecError, nearest
+from autocache.errors import ParameterError, SpecError, nearest
 from autocache.spec.loader import line_of
-from autocache.spec.schema import Location, Probe, Spec, Stack
+from autocache.spec.schema import Kind, Location, Probe, Spec, Stack
 
 Problem = tuple[Location, str]
 
@@ -74,12 +75,57 @@ class Bound:
     """A spec and the modules of one model that it describes."""
 
     spec: Spec
+    model: nn.Module
     stacks: tuple[BoundStack, ...]
+
+    @functools.cached_property
+    def attention(self) -> list[tuple[str, nn.Module, Kind]]:
+        """The attention modules outside the stacks: name, module, kind."""
+        return [
+            (name, module, kind)
+            for pattern, kind in self.spec.attention.items()
+            for name, module in named(self.model, pattern)
+        ]
+
+    @functools.cached_property
+    def feed_forward(self) -> list[tuple[str, nn.Module]]:
+        """The feed-forward modules outside the stacks, with their names."""
+        return [found for p in self.spec.feed_forward for found in named(self.model, p)]
+
+    @property
+    def attention_kinds(self) -> set[Kind]:
+        """The kinds of attention there are."""
+        kinds: set[Kind] = {kind for _, _, kind in self.attention}
+        return kinds.union(*(stack.spec.attention.values() for stack in self.stacks))
+
+    @property
+    def attention_count(self) -> int:
+        """The number of attention modules."""
+        inside = sum(len(stack.spec.attention) * len(stack.blocks) for stack in self.stacks)
+        return inside + len(self.attention)
+
+    def stack(self, path: str | None = None) -> BoundStack:
+        """The stack of that path, or the first that has blocks.
+
+        Raises ParameterError when there is none.
+        """
+        for stack in self.stacks:
+            if stack.path == path or (path is None and stack.blocks):
+                return stack
+        if path is None:
+            raise ParameterError(f"{self.spec.name} has no stack of blocks")
+        paths = [stack.path for stack in self.stacks]
+        raise ParameterError(f"{self.spec.name} has no block stack {path!r}{nearest(path, paths)}")
 
     @property
     def block_count(self) -> int:
         """The number of blocks in all stacks together."""
         return sum(len(stack.blocks) for stack in self.stacks)
+
+
+def named(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
+    """The modules whose path fits a pattern, in which `*` stands for anything."""
+    return [(n, m) for n, m in model.named_modules() if fnmatch.fnmatchcase(n, pattern)]
 
 
 def bind(spec: Spec, model: nn.Module) -> Bound:
@@ -107,13 +153,23 @@ def bind(spec: Spec, model: nn.Module) -> Bound:
     if problems:
         lines = (f"{line_of(spec, *location)}: {message}" for location, message in problems)
         raise SpecError("\n".join(lines))
-    return Bound(spec, tuple(stacks))
+    return Bound(spec, model, tuple(stacks))
 
 
 def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
     names = signature(type(model)).names
-    if spec.timestep not in names:
-        yield ("timestep",), _no_argument(spec.timestep, type(model), names)
+    for key in ("timestep", "latent"):
+        given = getattr(spec, key)
+        if given is not None and given not in names:
+            yield (key,), _no_argument(given, type(model), names)
+    # What does not change with time may be absent from a checkpoint, an image embedder for one.
+    if spec.invariant and not any(named(model, pattern) for pattern in spec.invariant):
+        yield ("invariant",), f"no module of {type(model).__name__} fits any of these patterns"
+    for key in ("attention", "feed_forward"):
+        for i, pattern in enumerate(getattr(spec, key)):
+            if not named(model, pattern):
+                at = (key, pattern if key == "attention" else i)
+                yield at, f"no module of {type(model).__name__} fits {pattern!r}"
 
 
 def _stack_problems(at: Location, stack: Stack, blocks: tuple[nn.Module, ...]) -> Iterator[Problem]:
@@ -132,6 +188,8 @@ def _stack_problems(at: Location, stack: Stack, blocks: tuple[nn.Module, ...]) -
             yield from _missing((*at, "attention", path), block, path)
         for i, path in enumerate(stack.feed_forward):
             yield from _missing((*at, "feed_forward", i), block, path)
+        if stack.after_attention:
+            yield from _missing((*at, "after_attention"), block, stack.after_attention)
 
 
 def _probe_problems(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "AUTOCACHE_SPECS"
 SUFFIXES = (".yaml", ".yml")
+TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 
 _MODEL = re.compile(rb"^model:[ \t]*[\"']?([\w.]+:[\w.]+)", re.MULTILINE)
 
@@ -88,6 +89,23 @@ def resolve(spec: str | Path | Spec | None, model: object) -> Spec:
     if isinstance(spec, str):
         return _named(spec)
     return _load(spec) if isinstance(spec, Path) else spec
+
+
+def bare(model: object) -> Spec:
+    """What can be said of a model nobody has described: the name of its timestep argument.
+
+    Raises UnknownModelError when not even that can be found.
+    """
+    import inspect
+
+    from autocache.spec.schema import Spec
+
+    cls = type(model)
+    names = inspect.signature(cls.forward).parameters
+    for timestep in TIMESTEP_NAMES:
+        if timestep in names:
+            return Spec.model_construct(schema_=1, model=_qualified(cls), timestep=timestep)
+    raise _undescribed(cls)
 
 
 def _named(spec: str) -> Spec:

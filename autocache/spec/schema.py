@@ -32,7 +32,8 @@ class Stack(Facts):
 
     `streams` are the arguments of the block's forward that flow through the stack, the latent
     one first. `returns` is one stream name when a block returns a bare tensor, otherwise the
-    stream names in the order of the returned tuple.
+    stream names in the order of the returned tuple. `after_attention` is a submodule whose first
+    argument is the latent stream after attention was added to it, still within the block.
     """
 
     path: Name
@@ -41,6 +42,7 @@ class Stack(Facts):
     returns: Name | Names
     attention: dict[Name, Kind] = {}
     feed_forward: list[Name] = []
+    after_attention: Name | None = None
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -129,16 +131,55 @@ class Preset(Facts):
     source: Name
 
 
+class MagCacheTable(Facts):
+    """Published magnitude ratios: by guidance branch, one per step of the calibration run."""
+
+    id: Name
+    match: dict[str, Any] = {}
+    checkpoints: list[Name] = []
+    ratios: dict[Literal["all", "cond", "uncond"], Annotated[list[Number], Field(min_length=2)]]
+    threshold: Number | None = None
+    max_consecutive_skips: Annotated[int, Field(ge=1)] | None = None
+    retention: Annotated[float, Field(ge=0, le=1)] | None = None
+    source: Name
+
+
+class Levels(Facts):
+    """Where a UNet has its blocks. Each has `layers`: module lists that run in turns, first to last
+    of one layer, and then what changes the resolution."""
+
+    down: Name = "down_blocks"
+    middle: Name = "mid_block"
+    up: Name = "up_blocks"
+    layers: Names = ["resnets", "attentions"]
+    downsamplers: Name = "downsamplers"
+    upsamplers: Name = "upsamplers"
+
+
 class Spec(Facts):
-    """Everything autocache knows about one denoiser class."""
+    """Everything autocache knows about one denoiser class.
+
+    `timestep_scale` times the timestep argument is the scheduler's timestep. `attention`,
+    `feed_forward` and `invariant` name modules by patterns of their path, `*` standing for
+    anything: attention and feed-forward outside the stacks, and modules whose output does not
+    change between steps as long as their inputs do not.
+    """
 
     schema_: Literal[1] = Field(alias="schema")
     model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
     timestep: Name = "timestep"
-    stacks: Annotated[list[Stack], Field(min_length=1)]
+    timestep_scale: Number = 1.0
+    latent: Name | None = None
+    latent_layout: Literal["BCHW", "BCFHW", "BFCHW", "tokens"] | None = None
+    stacks: list[Stack] = []
+    unet: Levels | None = None
+    attention: dict[Name, Kind] = {}
+    feed_forward: list[Name] = []
+    invariant: list[Name] = []
     probes: dict[Name, Probe] = {}
     guidance: dict[Name, Guidance] = {}
     teacache: list[TeaCacheTable] = []
+    magcache: list[MagCacheTable] = []
     presets: dict[str, list[Preset]] = {}
 
     _file: Path | None = PrivateAttr(default=None)
@@ -163,6 +204,8 @@ class Spec(Facts):
         return self
 
     def _problems(self) -> Iterator[tuple[Location, str]]:
+        if not self.stacks and self.unet is None:
+            yield ("stacks",), "a spec needs stacks of blocks, or a unet"
         paths: set[str] = set()
         for i, stack in enumerate(self.stacks):
             if stack.path in paths:

@@ -34,6 +34,11 @@ def get(name: str) -> type[Strategy]:
     return getattr(importlib.import_module(f"autocache.strategy.{name}"), _HOME[name])
 
 
+def names() -> list[str]:
+    """The names of the strategies."""
+    return sorted(_HOME)
+
+
 def infos() -> list[StrategyInfo]:
     """Every strategy, by name."""
     found = [get(name) for name in sorted(_HOME)]

@@ -36,9 +36,6 @@ class DitBlock(Scheduled):
     block_end: int | None = Field(
         None, ge=1, description="block after the last one skipped, counted over all stacks"
     )
-    ranges: dict[str, tuple[int, int]] | None = Field(
-        None, description="block stack path to its own half-open range, instead of the two above"
-    )
     mindie_compat: bool = Field(
         False,
         description="as upstream: ignore step_end, and add the raw input of a one-block range",
@@ -46,24 +43,18 @@ class DitBlock(Scheduled):
 
     @model_validator(mode="after")
     def _one_way_to_say_it(self) -> DitBlock:
-        if self.ranges is not None and (self.block_start, self.block_end) != (None, None):
-            raise ValueError("give either ranges, or block_start and block_end")
+        if self.blocks is not None and (self.block_start, self.block_end) != (None, None):
+            raise ValueError("give either blocks, or block_start and block_end")
         return self
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
         published = preset(bound, self.name, config)
         known = dict(published.parameters) if published else {}
-        ranges = self.ranges
-        if ranges is None and self.block_start is None and self.block_end is None:
-            ranges = {path: (a, b) for path, (a, b) in known.get("ranges", {}).items()} or None
+        blocks = self.blocks or known.get("blocks")
+        if self.block_start is not None or self.block_end is not None:
+            blocks = (self.block_start or 0, self.block_end or bound.block_count)
         when = self.interval(published, end_share=1.0)
         if self.mindie_compat:
             when = replace(when, end=None, end_share=1.0)
-        where = Blocks(
-            self.block_start,
-            self.block_end,
-            ranges,
-            margin=0.1,
-            raw_input_for_one=self.mindie_compat,
-        )
+        where = Blocks(blocks, margin=0.1, raw_input_for_one=self.mindie_compat)
         return Recipe(when=when, where=where, how=Reuse())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autocache.errors import ParameterError, nearest
+from autocache.runtime.limits import Limits
 
 if TYPE_CHECKING:
     from autocache.how import How
@@ -20,26 +21,83 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """When to skip, where to skip, and how to fill the gap."""
+    """When to skip, where to skip, how to fill the gap, and the limits all that keeps to."""
 
     when: When
     where: Where
     how: How
+    limits: Limits = field(default_factory=Limits)
 
 
 class Strategy(BaseModel):
-    """A named choice on the three axes with its parameters: a value to compare, print and write."""
+    """A named choice on the three axes with its parameters: a value to compare, print and write.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    The options below go with every strategy; a default of None is the strategy's own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     name: ClassVar[str]
+    needs_spec: ClassVar[bool] = True
+    """Whether it must know where the model's blocks are."""
 
-    def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
+    warmup_steps: int | None = Field(
+        None, ge=0, description="first steps that are always computed, counted per generation"
+    )
+    last_steps: int | None = Field(
+        None, ge=0, description="last steps that are always computed, where the total is known"
+    )
+    max_consecutive_skips: int | None = Field(
+        None, ge=1, description="steps in a row that may skip"
+    )
+    max_skips: int | None = Field(
+        None, ge=0, description="steps of a generation that may skip, in each guidance branch"
+    )
+    step_window: tuple[int, int] | None = Field(
+        None, description="first and last step that may skip, both included, counted from 0"
+    )
+    timestep_window: tuple[float, float] | None = Field(
+        None,
+        description="timesteps between which steps may skip, both excluded, on the scheduler's "
+        "scale (mostly 0 to 1000)",
+    )
+    blocks: tuple[int, int] | dict[str, tuple[int, int]] | None = Field(
+        None,
+        description="blocks to act on: [first, end) counted over all stacks, or so for each stack",
+    )
+    shared_decisions: bool | None = Field(
+        None, description="the first guidance branch of a step decides for all of them"
+    )
+
+    def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe | tuple[Recipe, ...]:
         """The parts for one model; `config` is the model's own configuration.
 
         Raises:
             ParameterError: a parameter does not fit this model.
         """
         raise NotImplementedError
+
+    def recipes(self, bound: Bound, config: Mapping[str, Any]) -> tuple[Recipe, ...]:
+        """The recipe or recipes, within the options that go with every strategy.
+
+        Raises:
+            ParameterError: a parameter does not fit this model.
+        """
+        made = self.recipe(bound, config)
+        return tuple(self._bounded(one) for one in (made if isinstance(made, tuple) else (made,)))
+
+    def _bounded(self, recipe: Recipe) -> Recipe:
+        given = {
+            "warmup": self.warmup_steps,
+            "last": self.last_steps,
+            "max_consecutive_skips": self.max_consecutive_skips,
+            "max_skips": self.max_skips,
+            "steps": self.step_window,
+            "timesteps": self.timestep_window,
+            "shared": self.shared_decisions,
+        }
+        chosen: Any = {key: value for key, value in given.items() if value is not None}
+        where = recipe.where if self.blocks is None else recipe.where.within(self.blocks)
+        return replace(recipe, where=where, limits=replace(recipe.limits, **chosen))
 
     def parameters(self) -> dict[str, Any]:
         """The parameters that were set, for records and files."""

@@ -10,6 +10,8 @@ from pydantic import Field
 
 from autocache.errors import ParameterError, nearest
 from autocache.how import Reuse
+from autocache.probe import Named
+from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Accumulated
 from autocache.where import Blocks
@@ -52,17 +54,8 @@ class TeaCache(Strategy):
     use_ret_steps: bool = Field(
         False, description="the variant with more protected first steps and coefficients of its own"
     )
-    warmup_steps: int | None = Field(
-        None, ge=1, description="first steps that are always computed; default: the table's, or 1"
-    )
-    force_last: bool | None = Field(
-        None, description="always compute the last step; default: the table's, or True"
-    )
     poly_clip: Literal["zero", "abs", "none"] = Field(
         "zero", description="what a negative rescaled change counts as; 'none' is as published"
-    )
-    max_consecutive_skips: int | None = Field(
-        None, ge=1, description="steps in a row that may skip; default: no limit, as published"
     )
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
@@ -76,16 +69,17 @@ class TeaCache(Strategy):
         if table is None and self.coefficients is None:
             logger.info("teacache: no published coefficients for this %s", bound.spec.name)
         when = Accumulated(
-            signal=self._probe(bound.spec, table),
+            measured=Named(self._probe(bound.spec, table)),
             threshold=threshold,
             coefficients=coefficients,
             clip=self.poly_clip,
-            warmup=self.warmup_steps or (table.warmup_steps if table else 1),
-            force_last=_first(self.force_last, table.force_last if table else True),
-            max_consecutive_skips=self.max_consecutive_skips,
             relative=relative,
         )
-        return Recipe(when=when, where=Blocks(), how=Reuse())
+        limits = Limits(
+            warmup=table.warmup_steps if table else 1,
+            last=1 if table is None or table.force_last else 0,
+        )
+        return Recipe(when=when, where=Blocks(), how=Reuse(), limits=limits)
 
     def _table(self, spec: Spec, config: Mapping[str, Any]) -> TeaCacheTable | None:
         from autocache.spec.schema import choose
@@ -119,7 +113,3 @@ class TeaCache(Strategy):
                 f"{nearest(probe or '', spec.probes)}"
             )
         return probe
-
-
-def _first(given: bool | None, default: bool) -> bool:
-    return default if given is None else given

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from autocache.runtime.distance import relative_l1
 from autocache.runtime.moment import Decision, Moment
+from autocache.when.base import When
+
+if TYPE_CHECKING:
+    from autocache.probe import Probe
 
 Clip = Literal["zero", "abs", "none"]
 
@@ -21,7 +25,7 @@ def polynomial(coefficients: tuple[float, ...], x: float) -> float:
 
 
 @dataclass(frozen=True)
-class Accumulated:
+class Accumulated(When):
     """TeaCache's rule. The change `r` of the probe is `mean|m - m_prev| / mean|m_prev|`, taken
     against the step before, skipped or not. `p(r)` is added up; at `threshold` the step is computed
     and the sum starts again.
@@ -32,35 +36,28 @@ class Accumulated:
     Source: TeaCache, arXiv 2411.19108; algorithms.md section 5.
     """
 
-    signal: str
+    measured: Probe
     threshold: float
     coefficients: tuple[float, ...] = (1.0, 0.0)
     clip: Clip = "zero"
-    warmup: int = 1
-    force_last: bool = True
-    max_consecutive_skips: int | None = None
     relative: bool = False
 
     @property
-    def probe(self) -> str | None:
-        """The measured signal; nothing is measured where nothing can be skipped."""
-        return self.signal if self.threshold > 0 else None
+    def probe(self) -> Probe | None:  # type: ignore[override]
+        """What is measured; nothing is where nothing can be skipped."""
+        return self.measured if self.threshold > 0 else None
 
     def decide(self, moment: Moment) -> Decision:
-        distance = self._distance(moment)
-        memory = moment.memory
-        if distance is None or self._forced(moment) or not math.isfinite(distance):
-            memory["sum"], memory["skips"] = 0.0, 0
-            last = moment.total is not None and moment.step >= moment.total - 1
-            return Decision(compute=True, keep=self.threshold > 0 and not last)
+        keep = self.threshold > 0
+        distance, memory = self._distance(moment), moment.memory
+        if distance is None or moment.forced or not math.isfinite(distance):
+            memory["sum"] = 0.0
+            return Decision(compute=True, keep=keep)
         memory["sum"] = total = memory.get("sum", 0.0) + self._rescale(distance)
-        limit = self._limit(memory, distance)
-        capped = memory.get("skips", 0) == self.max_consecutive_skips
-        compute = total >= limit or not moment.kept or capped
-        memory["skips"] = 0 if compute else memory.get("skips", 0) + 1
+        compute = total >= self._limit(memory, distance)
         if compute:
             memory["sum"] = 0.0
-        return Decision(compute, keep=self.threshold > 0, distance=total)
+        return Decision(compute, keep=keep, distance=total)
 
     def _distance(self, moment: Moment) -> float | None:
         """Relative L1 change of the probe since the step before, and remember the probe."""
@@ -72,10 +69,6 @@ class Accumulated:
         if not before:
             return None
         return relative_l1(probe, before[-1].tensor)
-
-    def _forced(self, moment: Moment) -> bool:
-        last = moment.total is not None and moment.step >= moment.total - 1
-        return moment.step < self.warmup or (self.force_last and last)
 
     def _rescale(self, distance: float) -> float:
         value = polynomial(self.coefficients, distance)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autocache.runtime.moment import Decision, Moment
+from autocache.when.base import When
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(When):
     """Compute at `start`, `start + interval`, ...; skip in between, up to and including `end`.
 
     Steps count from 0. `start` itself is computed and remembered; `end` is the last step that may
     skip, so nothing is remembered there. A `start` or `end` of None follows from the share of the
     steps that `start_share` and `end_share` give, and 1 and no end where the total is unknown.
+    `phase` moves the computed steps after `start` by so many. `history` is how many steps up to
+    `start` are remembered. `from_end` has the last step be a computed one of the pattern.
 
-    Source: MindIE-SD DiTCache and AttentionCache, FORA; algorithms.md sections 1 and 2.
+    Source: MindIE-SD DiTCache and AttentionCache, FORA, TaylorSeer; algorithms.md sections 1, 2, 6
+    and 11.
     """
 
     interval: int
@@ -23,7 +27,9 @@ class Interval:
     end: int | None = None
     start_share: float = 0.0
     end_share: float = 1.0
-    probe = None
+    phase: int = 0
+    history: int = 1
+    from_end: bool = False
 
     def bounds(self, total: int | None) -> tuple[int, int | None]:
         """The first remembered and the last skipping step, for a generation of `total` steps."""
@@ -41,11 +47,16 @@ class Interval:
     def _skips(self, step: int, total: int | None) -> bool:
         start, end = self.bounds(total)
         inside = start < step and (end is None or step <= end)
-        return inside and (total is None or step < total) and (step - start) % self.interval != 0
+        anchor = start + self.phase
+        if self.from_end and total is not None:
+            anchor = total - 1
+        return inside and (total is None or step < total) and (step - anchor) % self.interval != 0
 
     def decide(self, moment: Moment) -> Decision:
-        if self._skips(moment.step, moment.total):
+        step, total = moment.step, moment.total
+        if self._skips(step, total):
             return Decision(compute=False)
-        start, _ = self.bounds(moment.total)
-        keep = moment.step >= start and self._skips(moment.step + 1, moment.total)
-        return Decision(compute=True, keep=keep)
+        start, _ = self.bounds(total)
+        ahead = range(1, self.history + 1)
+        soon = any(self._skips(step + n, total) for n in ahead)
+        return Decision(compute=True, keep=soon and step > start - self.history)

@@ -1,7 +1,8 @@
 """Where: what is skipped? One kind of place per file."""
 
-from autocache.where.base import Where
+from autocache.where.base import Around, BlockRanges, Where
 from autocache.where.blocks import Blocks
+from autocache.where.denoiser import Denoiser
 from autocache.where.submodules import Submodules
 
-__all__ = ["Blocks", "Submodules", "Where"]
+__all__ = ["Around", "BlockRanges", "Blocks", "Denoiser", "Submodules", "Where"]

@@ -3,95 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autocache.errors import ParameterError, nearest
+from autocache.errors import ParameterError
 from autocache.runtime.distance import relative_l1
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.moment import Moment
+from autocache.where.base import BlockRanges, Where, check
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autocache.runtime.intercept import Site
-    from autocache.runtime.session import Session
+    from autocache.runtime.part import Part
     from autocache.spec.bind import Bound, BoundStack, Signature
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """The blocks `[start, end)`, counted over all stacks in the order they run, or per stack.
+class Blocks(Where):
+    """A half-open range of blocks, counted over all stacks or given for each stack's path.
 
-    `ranges` maps a stack's path to its own half-open range; with it, a stack that is not named is
-    left alone. `margin` is the share of each stack that is spared at both ends when no range is
-    given. `raw_input_for_one` restores an upstream bug (see `dit_block`).
+    A stack that is not named is left alone. Without a range, all blocks but the share `margin` of
+    each stack at both its ends. `only` narrows the choice further. `raw_input_for_one` restores an
+    upstream bug (see `dit_block`).
     """
 
-    start: int | None = None
-    end: int | None = None
-    ranges: Mapping[str, tuple[int, int]] | None = None
+    blocks: BlockRanges | None = None
     margin: float = 0.0
     raw_input_for_one: bool = False
+    only: BlockRanges | None = None
 
-    def sites(self, bound: Bound, session: Session) -> list[tuple[nn.Module, Site]]:
+    def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         sites: list[tuple[nn.Module, Site]] = []
         spans = self._spans(bound)
         for stack, (start, end) in spans:
-            span = Span(session, stack, start, end, self.raw_input_for_one, len(spans))
+            span = Span(part, stack, start, end, self.raw_input_for_one, len(spans))
             for index in range(start, end):
                 signature = stack.binders[index]
                 site = BlockSite(span, signature, first=index == start, last=index == end - 1)
                 sites.append((stack.blocks[index], site))
         return sites
 
+    def within(self, blocks: BlockRanges) -> Where:
+        return replace(self, only=blocks)
+
     def _spans(self, bound: Bound) -> list[tuple[BoundStack, tuple[int, int]]]:
-        self._check(bound)
+        if not bound.stacks:
+            raise ParameterError(
+                f"{bound.spec.name} has no stack of blocks that can be skipped as one; strategies "
+                "that act on sub-modules, inner UNet levels or the whole call do apply to it"
+            )
         spans = []
         for stack in bound.stacks:
-            start, end = self._range(stack)
-            if start < end:
-                spans.append((stack, (start, end)))
+            start, end = self._range(bound, stack, self.blocks, self.margin)
+            low, high = self._range(bound, stack, self.only, 0.0)
+            if max(start, low) < min(end, high):
+                spans.append((stack, (max(start, low), min(end, high))))
         if not spans:
             raise ParameterError(
-                f"the block range [{self.start}, {self.end}) holds no block; "
-                f"{bound.spec.name} has {bound.block_count}"
+                f"the chosen blocks are none of the {bound.block_count} of {bound.spec.name}"
             )
         return spans
 
-    def _range(self, stack: BoundStack) -> tuple[int, int]:
+    @staticmethod
+    def _range(
+        bound: Bound, stack: BoundStack, blocks: BlockRanges | None, margin: float
+    ) -> tuple[int, int]:
         count = len(stack.blocks)
-        if self.ranges is not None:
-            return self.ranges.get(stack.path, (0, 0))
-        if self.start is None and self.end is None:
-            spare = round(self.margin * count)
+        if blocks is None:
+            spare = round(margin * count)
             return spare, count - spare
-        start = max(0, (self.start or 0) - stack.offset)
-        end = count if self.end is None else min(count, self.end - stack.offset)
-        return start, end
-
-    def _check(self, bound: Bound) -> None:
-        paths = {stack.path: len(stack.blocks) for stack in bound.stacks}
-        for path, (start, end) in (self.ranges or {}).items():
-            if path not in paths:
-                raise ParameterError(
-                    f"ranges names {path!r}, which is no block stack of {bound.spec.name}"
-                    f"{nearest(path, paths)}"
-                )
-            if not 0 <= start < end <= paths[path]:
-                raise ParameterError(
-                    f"ranges gives [{start}, {end}) for {path}, which has {paths[path]} blocks; "
-                    "expected 0 <= start < end <= that"
-                )
-        count = bound.block_count
-        start, end = self.start or 0, count if self.end is None else self.end
-        if not 0 <= start < end <= count:
-            raise ParameterError(
-                f"block_start={start}, block_end={end} is no range of the {count} blocks of "
-                f"{bound.spec.name}; expected 0 <= block_start < block_end <= {count}"
-            )
+        check(bound, blocks)
+        if isinstance(blocks, Mapping):
+            return blocks.get(stack.path, (0, 0))
+        return max(0, blocks[0] - stack.offset), min(count, blocks[1] - stack.offset)
 
 
 @dataclass
@@ -112,14 +100,14 @@ class Span:
 
     def __init__(
         self,
-        session: Session,
+        part: Part,
         stack: BoundStack,
         start: int,
         end: int,
         raw_input: bool,
         spans: int,
     ) -> None:
-        self.session = session
+        self.part = part
         self.name = f"{stack.path}[{start}:{end}]"
         self.length = end - start
         self.attention = len(stack.spec.attention)
@@ -135,13 +123,13 @@ class Span:
         return streams[0] if self.bare else streams
 
     def open(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> Flight:
-        decision = self.session.decide(moment)
+        decision = self.part.decide(moment)
         skip = not decision.compute and self._ready(moment, streams)
-        if skip or decision.keep or moment.dry_run:
+        if skip or decision.keep or moment.call.dry_run:
             streams = tuple(self._own(s) for s in streams)
-        moment.record.sites[self.name] = self.session.recipe.how.action if skip else "computed"
+        moment.record.sites[self.name] = self.part.recipe.how.action if skip else "computed"
         if skip:
-            moment.record.action = self.session.recipe.how.action
+            moment.record.action = self.part.recipe.how.action
         versions = tuple(-1 if s is None or s.is_inference() else s._version for s in streams)
         flight = moment.flights[self.name] = Flight(skip, streams, versions)
         return flight
@@ -160,13 +148,13 @@ class Span:
 
     def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
         """The streams as they leave a skipped span."""
-        how = self.session.recipe.how
+        how = self.part.recipe.how
         left: list[torch.Tensor | None] = []
         kept = moment.kept[self.name]
         for has, stream, name in zip(kept, flight.streams, self.returns, strict=True):
             if has and stream is not None:
                 values = moment.store.get((self.name, name), like=stream)
-                left.append(stream + how.fill(values, moment.step))
+                left.append(stream + how.fill(values, moment))
             else:
                 left.append(None)
         return tuple(left)
@@ -179,6 +167,8 @@ class Span:
             self.clones = True
             return
         kept = []
+        how = self.part.recipe.how
+        time = moment.call.time_of(moment.step) if how.timed else None
         for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
             if stream is None or after is None:
                 kept.append(False)
@@ -192,7 +182,8 @@ class Span:
                 (self.name, name),
                 residual,
                 moment.step,
-                keep=self.session.recipe.how.keep,
+                keep=how.keep,
+                time=time,
                 owned=True,
                 expected=self.expected,
             )
@@ -219,12 +210,12 @@ class BlockSite:
     def __init__(self, span: Span, signature: Signature, first: bool, last: bool) -> None:
         self.span = span
         self.signature = signature
-        self.session = span.session
+        self.session = span.part.session
         self.first = first
         self.last = last
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.session.here.acting
+        moment = self.span.part.moment
         if moment is None:
             return PASS
         span = self.span
@@ -232,7 +223,7 @@ class BlockSite:
             flight = span.open(moment, self._streams(args, kwargs))
         else:
             flight = moment.flights.get(span.name)
-        if flight is None or not flight.skip or moment.dry_run:
+        if flight is None or not flight.skip or moment.call.dry_run:
             return COMPUTE if self.last else PASS
         moment.record.blocks_skipped += 1
         moment.record.attention_skipped += span.attention
@@ -246,14 +237,14 @@ class BlockSite:
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self.last:
             return output
-        moment = self.session.here.acting
+        moment = self.span.part.moment
         flight = None if moment is None else moment.flights.get(self.span.name)
         if moment is None or flight is None:
             return output
         if flight.skip:
             self.span.compare(moment, flight, output)
         else:
-            decision = self.session.decide(moment)
+            decision = self.span.part.decide(moment)
             if decision.keep or not decision.compute:
                 self.span.keep(moment, flight, output)
         return output

@@ -116,7 +116,7 @@ def _partial(name: str) -> Plan:
 def test_ranges(name: str, interval: int) -> None:
     """dit_block over ranges of each stack is the plain model with those ranges recomposed."""
     ranges = _partial(name)
-    fixed = {"step_start": 1, "step_interval": interval, "ranges": ranges}
+    fixed = {"step_start": 1, "step_interval": interval, "blocks": ranges}
     skips = [step > 1 and (step - 1) % interval != 0 for step in range(7)]
     _equal_at_every_step(name, ranges, skips, "dit_block", **fixed)
 
@@ -126,7 +126,7 @@ def test_one_block(name: str) -> None:
     """A range of a single block is recomposed just so."""
     path = next(iter(STACKS[name]))
     ranges = {path: (1, 2)}
-    fixed = {"step_start": 0, "step_interval": 2, "step_end": 4, "ranges": ranges}
+    fixed = {"step_start": 0, "step_interval": 2, "step_end": 4, "blocks": ranges}
     skips = [False, True, False, True, False, False, False]
     _equal_at_every_step(name, ranges, skips, "dit_block", **fixed)
 

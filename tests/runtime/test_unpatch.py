@@ -134,7 +134,7 @@ def test_a_second_patch_replaces_the_first() -> None:
 
 BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "range": (errors.ParameterError, "dit_block", {"block_start": 2, "block_end": 99}),
-    "stack": (errors.ParameterError, "dit_block", {"ranges": {"blockz": (0, 1)}}),
+    "stack": (errors.ParameterError, "dit_block", {"blocks": {"blockz": (0, 1)}}),
     "kind": (errors.ParameterError, "attention", {"kinds": ("temporal",)}),
     "table": (errors.ParameterError, "teacache", {"table": "flux9"}),
     "probe": (errors.ParameterError, "teacache", {"probe": "modulated"}),
@@ -181,7 +181,7 @@ def test_a_failure_in_the_middle_of_installing_is_undone() -> None:
         with pytest.raises(TypeError):
             autocache.patch(pipe, "dit_block", **options)
         assert _anatomy(pipe.transformer) == anatomy
-    patch = autocache.patch(pipe, "dit_block", ranges={"transformer_blocks": (0, 3)})
+    patch = autocache.patch(pipe, "dit_block", blocks={"transformer_blocks": (0, 3)})
     cached = run(pipe)
     with pytest.raises(TypeError):
         autocache.patch(pipe, "teacache")

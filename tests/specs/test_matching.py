@@ -83,6 +83,6 @@ def test_preset_ranges_name_stacks() -> None:
         spec = load(info.file)
         paths = {stack.path for stack in spec.stacks}
         for preset in spec.presets.get("dit_block", []):
-            ranges = preset.parameters["ranges"]
+            ranges = preset.parameters["blocks"]
             assert set(ranges) <= paths
             assert all(start < end for start, end in ranges.values())

@@ -59,7 +59,7 @@ def test_a_good_file_loads_and_knows_its_lines(tmp_path: Path) -> None:
         ("path: [a]", "path: blocks", "4:5: 'path' should be a valid string, not a list"),
         ("{argument: temb, output_of: {module: m}}", "{argument: temb}", "needs exactly one of"),
         ("{}", "{argument: temb}", "10:3: a probe needs exactly one of"),
-        ("stacks: []\nx:", "stacks:", "3:1: List should have at least 1 item"),
+        ("stack: []\nx:", "stacks:", "did you mean 'stacks'?"),
         ("model: Toy", "model: package.module:Toy", "2:1: expected 'package.module:Class'"),
         ("model: package:Other", "model: package.module:Toy", "expected the name Other.yaml"),
         ("streams: [x, x]", "streams: [hidden_states]", "6:5: a stream is listed twice"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import autocache
+from autocache.probe import Named
 from autocache.spec.bind import bind
 from autocache.strategy import infos
 from autocache.when import Accumulated, Interval
@@ -92,14 +93,14 @@ def test_flux_dev_gets_its_published_presets():
     assert isinstance(dit.when, Interval)
     assert isinstance(dit.where, Blocks)
     assert (dit.when.bounds(50)[0], dit.when.interval) == (18, 2)
-    assert dict(dit.where.ranges or {}) == {
+    assert dit.where.blocks == {
         "transformer_blocks": (5, 13),
         "single_transformer_blocks": (1, 23),
     }
     tea = recipe("teacache", model).when
     assert isinstance(tea, Accumulated)
     assert tea.coefficients[0] == 498.651651
-    assert (tea.threshold, tea.relative, tea.probe) == (0.25, False, "modulated_input")
+    assert (tea.threshold, tea.relative, tea.probe) == (0.25, False, Named("modulated_input"))
 
 
 def test_given_parameters_override_the_preset():
@@ -109,7 +110,7 @@ def test_given_parameters_override_the_preset():
     assert isinstance(dit.when, Interval)
     assert isinstance(dit.where, Blocks)
     assert (dit.when.bounds(50)[0], dit.when.interval) == (3, 2)
-    assert (dit.where.start, dit.where.end, dit.where.ranges) == (2, 30, None)
+    assert dit.where.blocks == (2, 30)
 
 
 def test_a_block_range_counts_over_all_stacks():
@@ -126,9 +127,11 @@ def test_ret_steps_uses_its_own_coefficients_and_probe():
     """Wan's ret variant measures the time projection and protects five steps."""
     model, _ = build("WanTransformer3DModel")
     table = "wan2.1-t2v-1.3b-ret"
-    when = recipe("teacache", model, table=table).when
+    made = recipe("teacache", model, table=table)
+    when = made.when
     assert isinstance(when, Accumulated)
-    assert (when.warmup, when.force_last, when.probe) == (5, False, "time_projection")
+    assert (made.limits.warmup, made.limits.last) == (5, 0)
+    assert when.probe == Named("time_projection")
     assert when.coefficients[0] == -52186.2437
     with pytest.raises(autocache.errors.ParameterError, match="use_ret_steps"):
         autocache.patch(model, "teacache", use_ret_steps=True)
@@ -146,5 +149,5 @@ def test_cross_attention_only_when_asked_for():
             sites[kinds] = set(patch.stats().steps[1].sites)
     assert sites["self", "joint"] == {f"blocks.{n}.attn1" for n in range(3)}
     assert sites[("cross",)] == {f"blocks.{n}.attn2" for n in range(3)}
-    with pytest.raises(autocache.errors.ParameterError, match="kinds are cross, self"):
+    with pytest.raises(autocache.errors.ParameterError, match="kinds of attention are cross, self"):
         autocache.patch(model, "attention", kinds=["temporal"])

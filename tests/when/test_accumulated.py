@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from autocache.runtime.moment import Moment
+from autocache.probe import Named
+from autocache.runtime.limits import Limits
+from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.record import StepRecord
 from autocache.runtime.store import Ledger, Store
 from autocache.when import Accumulated
 
+PROBE = Named("modulated_input")
 FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
 
@@ -47,14 +50,19 @@ def published(walk, threshold, coefficients, clip, warmup, cutoff, most=None) ->
     return computed
 
 
-def decide(when: Accumulated, walk: list, total: int | None) -> list[bool]:
-    store, memory = Store(Ledger()), {}
+def decide(
+    when: Accumulated, walk: list, total: int | None, limits: Limits | None = None
+) -> list[bool]:
+    """True where the step is computed, within the limits."""
+    limits = limits or Limits(warmup=1, last=1)
+    state = State(Store(Ledger()), {"something": True})
     computed = []
     for step, probe in enumerate(walk):
-        record = StepRecord("toy", 0, "0", step, 0, 0)
-        kept = {"something": True}
-        moment = Moment(step, total, "0", store, kept, memory, record, probe=probe)
+        call = Call(step, total, "0", StepRecord("toy", 0, "0", step, 0, 0))
+        moment = Moment(call, state, state, probe=probe)
+        moment.forced = limits.forces(moment) or limits.exhausted(moment)
         computed.append(when.decide(moment).compute)
+        limits.count(moment, computed[-1])
     return computed
 
 
@@ -64,32 +72,31 @@ def decide(when: Accumulated, walk: list, total: int | None) -> list[bool]:
 def test_follows_the_published_rule(seed, clip, coefficients, threshold):
     """Same steps computed as the published rule, for every treatment of negative values."""
     walk = probes(seed, 30)
-    when = Accumulated("p", threshold, coefficients, clip, warmup=2)
+    when = Accumulated(PROBE, threshold, coefficients, clip)
     expected = published(walk, threshold, coefficients, clip, 2, 29)
-    assert decide(when, walk, 30) == expected
+    assert decide(when, walk, 30, Limits(warmup=2, last=1)) == expected
     assert len(set(expected)) == 2
 
 
 def test_last_step_is_computed_only_when_the_end_is_known_and_wanted():
-    """`force_last` computes the last announced step; without an announcement nothing is forced."""
+    """The last step is computed where it is known; without an announcement nothing is forced."""
     walk = [torch.ones(3)] * 6
-    forced = Accumulated("p", 0.1)
+    forced = Accumulated(PROBE, 0.1)
     assert decide(forced, walk, 6) == [True, False, False, False, False, True]
     assert decide(forced, walk, None) == [True, False, False, False, False, False]
-    free = Accumulated("p", 0.1, force_last=False)
-    assert decide(free, walk, 6)[-1] is False
+    assert decide(forced, walk, 6, Limits(warmup=1))[-1] is False
 
 
 def test_consecutive_skips_are_capped():
     """`max_consecutive_skips` computes after that many skips in a row."""
     walk = [torch.ones(3)] * 9
-    when = Accumulated("p", 0.1, max_consecutive_skips=2)
-    assert decide(when, walk, None) == [True, False, False] * 3
+    limits = Limits(max_consecutive_skips=2)
+    assert decide(Accumulated(PROBE, 0.1), walk, None, limits) == [True, False, False] * 3
 
 
 def test_threshold_zero_never_skips_whatever_the_polynomial():
     """A threshold of 0 computes every step, even where a signed polynomial goes negative."""
-    when = Accumulated("p", 0.0, (-5.0, -1.0), clip="none")
+    when = Accumulated(PROBE, 0.0, (-5.0, -1.0), clip="none")
     assert when.probe is None
     assert all(decide(when, [None] * 20, 20))
 
@@ -97,11 +104,11 @@ def test_threshold_zero_never_skips_whatever_the_polynomial():
 def test_a_probe_that_is_not_finite_is_computed():
     """NaN or infinity in the probe never counts as small."""
     walk = [torch.ones(3), torch.ones(3), torch.full((3,), torch.nan), torch.ones(3)]
-    assert decide(Accumulated("p", 0.5), walk, None) == [True, False, True, True]
+    assert decide(Accumulated(PROBE, 0.5), walk, None) == [True, False, True, True]
 
 
 def test_relative_threshold_skips_every_second_step_of_a_steady_walk():
     """The uncalibrated default halves the work on a trajectory of constant change."""
     walk = [torch.full((4,), 1.1**step) for step in range(12)]
-    when = Accumulated("p", 1.9, relative=True)
+    when = Accumulated(PROBE, 1.9, relative=True)
     assert decide(when, walk, 12) == [True, False] * 5 + [True, True]

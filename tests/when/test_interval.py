@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autocache.runtime.moment import Moment
+from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.record import StepRecord
 from autocache.runtime.store import Ledger, Store
 from autocache.when import Interval
@@ -13,7 +13,9 @@ from autocache.when import Interval
 def decisions(when: Interval, steps: int, total: int | None):
     store = Store(Ledger())
     record = StepRecord("toy", 0, "0", 0, 0, 0)
-    return [when.decide(Moment(i, total, "0", store, {}, {}, record)) for i in range(steps)]
+    state = State(store)
+    calls = [Call(step, total, "0", record) for step in range(steps)]
+    return [when.decide(Moment(call, state, state)) for call in calls]
 
 
 @pytest.mark.parametrize("total", [2, 3, 4, 8, 28, 50])

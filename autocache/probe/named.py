@@ -1,45 +1,58 @@
-"""Measuring the tensor a rule looks at, before the first block decides."""
+"""A tensor that the model's spec names, measured before the first block decides."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from autocache.errors import ParameterError, nearest
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
     from autocache.runtime.intercept import Site
-    from autocache.runtime.session import Session
+    from autocache.runtime.part import Part
     from autocache.spec.bind import Bound
-    from autocache.spec.schema import Call, Probe
+    from autocache.spec.schema import Call
 
 
-def probe_sites(bound: Bound, name: str, session: Session) -> list[tuple[nn.Module, Site]]:
-    """The modules to intercept so that `moment.probe` is there when the first block is called."""
-    probe: Probe = bound.spec.probes[name]
-    stack = next(stack for stack in bound.stacks if stack.blocks)
-    first = stack.blocks[0]
-    if probe.output_of is not None:
-        module = session.model.get_submodule(probe.output_of.module)
-        return [(module, _OutputOf(session, probe.output_of.output))]
-    if probe.input_of is not None:
-        return [(first, _RunsUpTo(session, probe.input_of.module, probe.input_of.argument))]
-    if probe.call is not None:
-        return [(first, _Calls(session, stack.binder, probe.call))]
-    assert probe.argument is not None
-    return [(first, _Argument(session, stack.binder, probe.argument))]
+@dataclass(frozen=True)
+class Named:
+    """A probe that the model's spec describes, by its name there."""
+
+    name: str
+
+    def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
+        known = bound.spec.probes
+        if self.name not in known:
+            raise ParameterError(
+                f"{bound.spec.name} has no probe {self.name!r}{nearest(self.name, known)}"
+            )
+        probe = known[self.name]
+        if probe.output_of is not None:
+            module = bound.model.get_submodule(probe.output_of.module)
+            return [(module, _OutputOf(part, probe.output_of.output))]
+        stack = bound.stack()
+        first = stack.blocks[0]
+        if probe.input_of is not None:
+            return [(first, _RunsUpTo(part, probe.input_of.module, probe.input_of.argument))]
+        if probe.call is not None:
+            return [(first, _Calls(part, stack.binder, probe.call))]
+        assert probe.argument is not None
+        return [(first, _Argument(part, stack.binder, probe.argument))]
 
 
 class _Probe:
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.session = part.session
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.session.here.acting
+        moment = self.part.moment
         if moment is not None:
             moment.probe = self.measure(module, args, kwargs)
         return PASS
@@ -54,8 +67,8 @@ class _Probe:
 class _Argument(_Probe):
     """An argument of the first block."""
 
-    def __init__(self, session: Session, signature: Any, name: str) -> None:
-        super().__init__(session)
+    def __init__(self, part: Part, signature: Any, name: str) -> None:
+        super().__init__(part)
         self.signature, self.name = signature, name
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -65,8 +78,8 @@ class _Argument(_Probe):
 class _Calls(_Probe):
     """One sub-module of the first block, called on the block's arguments."""
 
-    def __init__(self, session: Session, signature: Any, call: Call) -> None:
-        super().__init__(session)
+    def __init__(self, part: Part, signature: Any, call: Call) -> None:
+        super().__init__(part)
         self.signature, self.call = signature, call
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -79,15 +92,15 @@ class _Calls(_Probe):
 class _OutputOf(_Probe):
     """What a module of the denoiser returned in this call."""
 
-    def __init__(self, session: Session, output: int | None) -> None:
-        super().__init__(session)
+    def __init__(self, part: Part, output: int | None) -> None:
+        super().__init__(part)
         self.output = output
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         return COMPUTE
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        moment = self.session.here.acting
+        moment = self.part.moment
         if moment is not None:
             moment.probe = output if self.output is None else output[self.output]
         return output
@@ -107,8 +120,8 @@ class _RunsUpTo(_Probe):
     compiled block.
     """
 
-    def __init__(self, session: Session, path: str, argument: str) -> None:
-        super().__init__(session)
+    def __init__(self, part: Part, path: str, argument: str) -> None:
+        super().__init__(part)
         self.path, self.argument = path, argument
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,92 @@
+"""Keeping a module's output, whatever it is made of, and putting it together again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from autocache.runtime.distance import relative_l1
+
+if TYPE_CHECKING:
+    from autocache.runtime.moment import Moment
+    from autocache.runtime.part import Part
+
+
+def flatten(output: Any) -> tuple[list[Any], Any]:
+    """The leaves of a tensor, tuple, mapping or diffusers output, and how to put them together."""
+    if isinstance(output, torch.Tensor):
+        return [output], None
+    return pytree.tree_flatten(output)
+
+
+def unflatten(leaves: list[Any], shape: Any) -> Any:
+    return leaves[0] if shape is None else pytree.tree_unflatten(leaves, shape)
+
+
+class Outputs:
+    """The tensors of one module's output in the store. `expected` like it are kept in all."""
+
+    def __init__(self, part: Part, name: str, expected: int = 1) -> None:
+        self.part = part
+        self.name = name
+        self.expected = expected
+
+    def ready(self, moment: Moment) -> bool:
+        """Whether every tensor is there and nobody wrote into it."""
+        layout = moment.kept.get(self.name)
+        if layout is None:
+            return False
+        leaves, _ = layout
+        return all(moment.store.get((self.name, nth)) for nth in _tensors(leaves))
+
+    def fill(self, moment: Moment) -> Any:
+        """What stands in for the output."""
+        how = self.part.recipe.how
+        kept, shape = moment.kept[self.name]
+        leaves = list(kept)
+        for nth in _tensors(kept):
+            leaves[nth] = how.fill(moment.store.get((self.name, nth)), moment)
+        if how.pushes:
+            self._put(moment, leaves)
+        return unflatten(leaves, shape)
+
+    def keep(self, moment: Moment, output: Any) -> None:
+        leaves, shape = flatten(output)
+        self._put(moment, leaves)
+        kept = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        moment.kept[self.name] = kept, shape
+
+    def compare(self, moment: Moment, output: Any) -> None:
+        """The error that a dry run would have made here."""
+        filled, _ = flatten(self.fill(moment))
+        computed, _ = flatten(output)
+        errors = [
+            relative_l1(a, b)
+            for a, b in zip(filled, computed, strict=True)
+            if isinstance(b, torch.Tensor)
+        ]
+        moment.record.error = max([moment.record.error or 0.0, *errors])
+
+    def _put(self, moment: Moment, leaves: list[Any]) -> None:
+        how = self.part.recipe.how
+        time = moment.call.time_of(moment.step) if how.timed else None
+        for nth, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                moment.store.put(
+                    (self.name, nth),
+                    leaf,
+                    moment.step,
+                    time=time,
+                    keep=how.keep,
+                    expected=self.expected * len(leaves),
+                )
+
+
+_TENSOR: Any = type("Tensor", (), {"__repr__": lambda self: "TENSOR"})()
+"""Marks the place of a tensor among the leaves."""
+
+
+def _tensors(leaves: list[Any]) -> list[int]:
+    return [nth for nth, leaf in enumerate(leaves) if leaf is _TENSOR]

@@ -1,0 +1,68 @@
+"""One recipe at work on one denoiser: a strategy is one or several of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autocache.runtime.moment import Decision, Moment
+
+if TYPE_CHECKING:
+    from autocache.runtime.session import Session
+    from autocache.strategy.recipe import Recipe
+
+
+class Part:
+    """Takes one decision per denoiser call, which the part's sites then follow."""
+
+    def __init__(self, session: Session, recipe: Recipe, index: int) -> None:
+        self.session = session
+        self.recipe = recipe
+        self.index = index
+
+    @property
+    def moment(self) -> Moment | None:
+        """The call under way; None also when this part neither skips nor keeps anything in it."""
+        return self.session.here.acting[self.index]
+
+    def decide(self, moment: Moment) -> Decision:
+        """Compute or skip, decided once per denoiser call."""
+        if moment.decision is None:
+            decision = moment.decision = self._decide(moment)
+            self.recipe.limits.count(moment, decision.compute)
+            if decision.distance is not None:
+                moment.record.distance = decision.distance
+            if decision.compute and not decision.keep:
+                self.session.here.acting[self.index] = None
+        return moment.decision
+
+    def _decide(self, moment: Moment) -> Decision:
+        limits = self.recipe.limits
+        if not limits.shared:
+            return self._own(moment)
+        memory = moment.shared.memory
+        if memory.get("decided at") != moment.step:
+            memory["decision"] = self._own(moment)
+            memory["decided at"] = moment.step
+        decision: Decision = memory["decision"]
+        if not decision.compute and not moment.kept:
+            return Decision(compute=True, keep=True, distance=decision.distance)
+        return decision
+
+    def _own(self, moment: Moment) -> Decision:
+        limits, when = self.recipe.limits, self.recipe.when
+        moment.forced = not moment.kept or limits.forces(moment) or limits.exhausted(moment)
+        decision = when.decide(moment)
+        if moment.forced and not decision.compute:
+            # Nothing to stand in yet (the first step, a reset, an expert that takes over), or a
+            # step that must be computed.
+            decision = Decision(compute=True, keep=True, distance=decision.distance)
+        if decision.compute and decision.keep and not self._wanted(moment):
+            return Decision(compute=True, distance=decision.distance)
+        return decision
+
+    def _wanted(self, moment: Moment) -> bool:
+        """Whether a later step may look back on this one."""
+        if moment.call.is_last:
+            return False
+        ahead = range(1, self.recipe.how.keep + 1)
+        return not all(self.recipe.limits.forces(moment, n) for n in ahead)
