@@ -181,9 +181,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("examples/models/shapes_sd"))
     parser.add_argument("--device", default="cpu", help="any torch device")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=4400)
     parser.add_argument("--scenes", type=int, default=24000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
         "--weights",
         choices=("average", "last"),

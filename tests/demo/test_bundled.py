@@ -24,6 +24,22 @@ def test_an_unknown_name_is_refused_with_the_valid_ones() -> None:
         demo.path("flux")
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("shapes", "reinstall autocache, or train it with tools/train_demo.py"),
+        ("shapes_sd", "comes with the repository and not.* a checkout, whose tools/train_sd.py"),
+        ("shapes_wan", "comes with the repository and not.* a checkout, whose tools/train_wan.py"),
+    ],
+)
+def test_missing_files_are_told_with_where_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, remedy: str
+) -> None:
+    monkeypatch.setattr(demo, "_BUNDLED" if name == "shapes" else "_EXAMPLES", tmp_path)
+    with pytest.raises(AutocacheError, match=f"'{name}' is not in this installation.*{remedy}"):
+        demo.path(name)
+
+
 def test_the_path_needs_no_torch() -> None:
     code = "import sys, autocache.demo; autocache.demo.path(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
