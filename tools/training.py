@@ -148,9 +148,16 @@ def train(
 
 
 def train_autoencoder(
-    checkpoint: Path, vae: nn.Module, steps: int, draw: Callable[[int], torch.Tensor]
+    checkpoint: Path,
+    vae: nn.Module,
+    steps: int,
+    draw: Callable[[int], torch.Tensor],
+    chosen: Sequence[torch.optim.Optimizer] = (),
 ) -> None:
-    """Train a diffusers autoencoder on the pictures in [-1, 1] that `draw(step)` returns."""
+    """Train a diffusers autoencoder on the pictures or clips in [-1, 1] that `draw(step)` returns.
+
+    `chosen` optimizes it instead of AdamW.
+    """
     adam = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
 
     def loss_of(step: int) -> torch.Tensor:
@@ -164,7 +171,7 @@ def train_autoencoder(
         loss = difference.abs().mean() + 2 * difference.square().mean()
         return loss + 3e-4 * posterior.kl().mean() / posterior.mean[0].numel()
 
-    train(checkpoint, vae, [adam], steps, loss_of, warmup=50, every=200)
+    train(checkpoint, vae, chosen or [adam], steps, loss_of, warmup=50, every=200)
     vae.eval().requires_grad_(False)
 
 
