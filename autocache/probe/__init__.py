@@ -3,5 +3,6 @@
 from autocache.probe.base import Probe
 from autocache.probe.first_blocks import FirstBlocks
 from autocache.probe.named import Named
+from autocache.probe.spectral import SpectralLatent
 
-__all__ = ["FirstBlocks", "Named", "Probe"]
+__all__ = ["FirstBlocks", "Named", "Probe", "SpectralLatent"]

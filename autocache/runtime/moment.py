@@ -58,6 +58,8 @@ class Call:
     latent: torch.Tensor | None = None
     sample: torch.Tensor | None = None
     time_of: Callable[[int], float] = _unknown
+    sigma: float | torch.Tensor | None = None
+    """The noise level in [0, 1], where the pipeline announces it."""
     conditional_half: bool = False
     """Only the conditional half of a batched guidance pass is run."""
 

@@ -62,6 +62,8 @@ class Track:
         self.scheduler: weakref.ref | None = None
         """The one that announced the generation."""
         self.sample: torch.Tensor | None = None
+        self.sigma: float | torch.Tensor | None = None
+        """The noise level of the call to come, as the pipeline announced it."""
         self.times: list[float] = []
 
     def forget(self) -> None:
@@ -287,6 +289,7 @@ class Session:
             latent,
             track.sample,
             lambda step: self._time_of(track, step, args, kwargs),
+            track.sigma,
         )
 
     def _branch(self, track: Track, name: str, shape: tuple) -> Branch:

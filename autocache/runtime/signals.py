@@ -18,7 +18,7 @@ import wrapt
 from autocache.errors import PatchError
 
 if TYPE_CHECKING:
-    from autocache.runtime.session import Session
+    from autocache.runtime.session import Session, Track
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _wrapped: dict[tuple[type | None, str], Any] = {}
@@ -55,20 +55,22 @@ def _sample(result: Any) -> Any:
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     named = kwargs.get("name", args[0] if args else None)
-    clocks = [session.track.clock for session in _sessions if session.model is instance]
-    return _named(wrapped(*args, **kwargs), clocks, named)
+    tracks = [session.track for session in _sessions if session.model is instance]
+    return _named(wrapped(*args, **kwargs), tracks, named, kwargs.get("sigma"))
 
 
 @contextlib.contextmanager
-def _named(context: Any, clocks: list[Any], name: str | None) -> Iterator[Any]:
+def _named(
+    context: Any, tracks: list[Track], name: str | None, sigma: float | None
+) -> Iterator[Any]:
     with context as value:
-        for clock in clocks:
-            clock.context = name
+        for track in tracks:
+            track.clock.context, track.sigma = name, sigma
         try:
             yield value
         finally:
-            for clock in clocks:
-                clock.context = None
+            for track in tracks:
+                track.clock.context = track.sigma = None
 
 
 def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:

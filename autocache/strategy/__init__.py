@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autocache.errors import UnknownStrategyError, nearest
 
 if TYPE_CHECKING:
+    from autocache.strategy.info import StrategyInfo
     from autocache.strategy.recipe import Strategy
 
-_HOME = {"attention": "Attention", "dit_block": "DitBlock", "teacache": "TeaCache"}
-
-
-@dataclass(frozen=True)
-class StrategyInfo:
-    """One strategy: its name, what it does in a sentence, and its parameters with defaults."""
-
-    name: str
-    summary: str
-    parameters: dict[str, Any]
+_HOME = {
+    "attention": "Attention",
+    "dit_block": "DitBlock",
+    "seacache": "SeaCache",
+    "teacache": "TeaCache",
+}
 
 
 def get(name: str) -> type[Strategy]:
@@ -41,12 +37,6 @@ def names() -> list[str]:
 
 def infos() -> list[StrategyInfo]:
     """Every strategy, by name."""
-    found = [get(name) for name in sorted(_HOME)]
-    return [
-        StrategyInfo(
-            strategy.name,
-            (strategy.__doc__ or "").strip().splitlines()[0],
-            {key: field.default for key, field in strategy.model_fields.items()},
-        )
-        for strategy in found
-    ]
+    from autocache.strategy.info import info
+
+    return [info(get(name)) for name in names()]

@@ -25,8 +25,15 @@ class Attention(Scheduled):
     rescaled to the generation's; without a preset every second step reuses, from a fifth of the
     steps on, and the last few steps are computed.
 
-    Source: MindIE-SD AttentionCache. Memory: one attention output per block and guidance branch,
-    two where the attention has two streams.
+    Formula: at step_start + n step_interval up to step_end compute and keep each attention's
+    output A; at the steps between, A stands in.
+
+    Memory: B s for each guidance branch, twice that where the attention has two streams.
+
+    Choose it: when attention dominates the time (long videos) and memory is plentiful; gates and
+    modulation stay fresh, so it is gentler than skipping blocks. dit_block keeps far less.
+
+    Source: MindIE-SD AttentionCache; algorithms.md section 2.
     """
 
     name: ClassVar[str] = "attention"

@@ -24,8 +24,16 @@ class DitBlock(Scheduled):
     used, its steps rescaled to the generation's; without a preset every second step skips, from a
     fifth of the steps on, the blocks but the outer tenth at both ends of each stack.
 
-    Source: MindIE-SD DiTCache; same family as Delta-DiT, arXiv 2406.01125. Memory: one activation
-    per stream and block stack, for each guidance branch.
+    Formula: at step_start + n step_interval compute and keep R = y - x, y the output of the range
+    and x its input; at the steps between, y = x + R.
+
+    Memory: s for each stream and block stack, for each guidance branch.
+
+    Choose it: when memory is tight, when the decision must not wait for the device, or when a
+    range found by search is known for the model. An adaptive strategy spends its steps better.
+
+    Source: MindIE-SD DiTCache, same family as Delta-DiT, arXiv 2406.01125; algorithms.md section 1.
+    Upstream ignores step_end and corrupts a range of one block: `mindie_compat` does so too.
     """
 
     name: ClassVar[str] = "dit_block"

@@ -35,8 +35,16 @@ class TeaCache(Strategy):
     the default threshold is relative to the mean change per step, which computes about every second
     step.
 
-    Source: TeaCache, arXiv 2411.19108. Memory: one activation per stream and block stack and one
-    copy of the probe, for each guidance branch.
+    Formula: r = mean|m - m'| / mean|m'|, m' the probe m of the step before; sum += p(r); skip while
+    sum < threshold, else compute, keep R = y - x of each stack, sum = 0; skipped, y = x + R.
+
+    Memory: s for each stream and block stack and one copy of the probe, for each guidance branch.
+
+    Choose it: where coefficients were published for the checkpoint. It needs one reduction and one
+    host sync per step; without coefficients prefer a method that calibrates itself.
+
+    Source: TeaCache, arXiv 2411.19108; algorithms.md section 5. Upstream also adds up negative
+    values of the polynomial, which puts computing off without limit: poly_clip="none" does so too.
     """
 
     name: ClassVar[str] = "teacache"

@@ -31,7 +31,8 @@ class Accumulated(When):
     and the sum starts again.
 
     A `threshold` of 0 never skips. `relative` reads the threshold as a multiple of the mean change
-    per step of this generation so far: a rule for models nobody has calibrated.
+    per step of this generation so far: a rule for models nobody has calibrated. `per_sample` takes
+    the change of each sample of the batch by itself, and their mean.
 
     Source: TeaCache, arXiv 2411.19108; algorithms.md section 5.
     """
@@ -41,6 +42,7 @@ class Accumulated(When):
     coefficients: tuple[float, ...] = (1.0, 0.0)
     clip: Clip = "zero"
     relative: bool = False
+    per_sample: bool = False
 
     @property
     def probe(self) -> Probe | None:  # type: ignore[override]
@@ -68,7 +70,7 @@ class Accumulated(When):
         moment.store.put("probe", probe, moment.step)
         if not before:
             return None
-        return relative_l1(probe, before[-1].tensor)
+        return relative_l1(probe, before[-1].tensor, self.per_sample)
 
     def _rescale(self, distance: float) -> float:
         value = polynomial(self.coefficients, distance)

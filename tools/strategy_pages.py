@@ -1,0 +1,73 @@
+"""Write one page per strategy from its parameter model: `python tools/strategy_pages.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import autocache
+from autocache.strategy.info import ParameterInfo, StrategyInfo
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "strategies"
+
+
+def page(info: StrategyInfo) -> str:
+    """The Markdown page of a strategy."""
+    own = [p for p in info.parameters.values() if not p.universal]
+    universal = [p for p in info.parameters.values() if p.universal]
+    parts = [
+        f"# {info.name}",
+        f"{info.summary} {info.about}".strip(),
+        f"**Formula.** {info.formula}",
+        f"**Memory.** {info.memory}",
+        f"**Choose it** {info.choose_it}",
+        f"**Source.** {info.source}",
+        "```python\nimport autocache\n\n" + f'autocache.patch(pipe, "{info.name}")\n```',
+        "## Parameters",
+        _table(own) if own else "None of its own.",
+        "## Options that go with every strategy",
+        "A default of `None` is the strategy's own choice.",
+        _table(universal),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def index(infos: list[StrategyInfo]) -> str:
+    """The Markdown list of all strategies."""
+    rows = [f"| [{info.name}]({info.name}.md) | {info.summary} |" for info in infos]
+    return "\n".join(["# Strategies", "", "| name | what it does |", "|---|---|", *rows, ""])
+
+
+def pages() -> dict[str, str]:
+    """Every page by its file name."""
+    infos = autocache.strategies()
+    return {"README.md": index(infos)} | {f"{info.name}.md": page(info) for info in infos}
+
+
+def _table(parameters: list[ParameterInfo]) -> str:
+    rows = [
+        f"| `{p.name}` | {_cell(p.values)} | `{_shown(p.default)}` | {_cell(p.description)} |"
+        for p in parameters
+    ]
+    return "\n".join(["| parameter | values | default | meaning |", "|---|---|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _shown(value: Any) -> str:
+    return repr(value).replace("|", "\\|")
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    written = pages()
+    for stale in set(FOLDER.glob("*.md")) - {FOLDER / name for name in written}:
+        stale.unlink()
+    for name, text in written.items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
