@@ -1,0 +1,35 @@
+"""The command line lists strategies and describes one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import autocache
+from autocache.cli.main import main
+
+
+def test_strategies_are_listed(capsys):
+    """One line per strategy, its name first."""
+    assert main(["strategies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [s.name for s in autocache.strategies()]
+
+
+def test_one_strategy_is_described(capsys):
+    """All its parameters, its formula and its source."""
+    assert main(["strategies", "dit_block"]) == 0
+    said = capsys.readouterr().out
+    for words in ("step_interval", "max_consecutive_skips", "Formula:", "MindIE-SD"):
+        assert words in said
+    assert main(["strategies", "dit_block", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["parameters"]["step_interval"]["values"] == "integer, >= 1"
+
+
+@pytest.mark.parametrize("json_", [[], ["--json"]])
+def test_a_misspelt_strategy_is_an_error(capsys, json_):
+    """The nearest name is given, and the exit status is 2."""
+    assert main(["strategies", "dit_blok", *json_]) == 2
+    assert "'dit_block'" in capsys.readouterr().err
