@@ -46,7 +46,8 @@ class DitBlock(Scheduled):
     )
     mindie_compat: bool = Field(
         False,
-        description="as upstream: ignore step_end, and add the raw input of a one-block range",
+        description="as upstream: ignore a step_end other than step_start, and add the raw input of "
+        "a one-block range",
     )
 
     @model_validator(mode="after")
@@ -62,7 +63,7 @@ class DitBlock(Scheduled):
         if self.block_start is not None or self.block_end is not None:
             blocks = (self.block_start or 0, self.block_end or bound.block_count)
         when = self.interval(published, end_share=1.0)
-        if self.mindie_compat:
+        if self.mindie_compat and (when.end is None or when.end != when.start):
             when = replace(when, end=None, end_share=1.0)
         where = Blocks(blocks, margin=0.1, raw_input_for_one=self.mindie_compat)
         return Recipe(when=when, where=where, how=Reuse())
