@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from autocache.runtime.moment import Moment
@@ -11,33 +12,35 @@ from autocache.runtime.moment import Moment
 class Limits:
     """The bounds every strategy keeps to. Steps count from 0.
 
-    `warmup` first steps and `last` last steps are computed (the last only where the total is
-    known). `steps` is the inclusive window of steps that may be skipped, `timesteps` the open one
-    of timesteps on the scheduler's scale. At most `max_consecutive_skips` steps in a row, and at
-    most `max_skips` in all, are skipped in a guidance branch. `mask` says per step whether it must
-    be computed. With `shared` the first guidance branch of a step decides for all of them.
+    `warmup` first steps (with `warmup_interval`, every so many of them) and `last` last steps are
+    computed, the last only where the total is known. `steps` is the inclusive window of steps that
+    may be skipped, `timesteps` the open one of timesteps on the scheduler's scale. At most
+    `max_consecutive_skips` steps in a row, and at most `max_skips` in all, are skipped in a
+    guidance branch. `mask` says of a step, and of the total where it is known, whether it must be
+    computed. With `shared` the first guidance branch of a step decides for all of them.
     """
 
     warmup: int = 0
+    warmup_interval: int = 1
     last: int = 0
     max_consecutive_skips: int | None = None
     max_skips: int | None = None
     steps: tuple[int, int] | None = None
     timesteps: tuple[float, float] | None = None
-    mask: tuple[bool, ...] | None = None
+    mask: Callable[[int, int | None], bool] | None = None
     shared: bool = False
 
     def forces(self, moment: Moment, ahead: int = 0) -> bool:
         """Whether the step `ahead` of this moment's must be computed."""
         call = moment.call
         step = call.step + ahead
-        if step < self.warmup:
+        if step < self.warmup and step % self.warmup_interval == 0:
             return True
         if call.total is not None and step >= call.total - self.last:
             return True
         if self.steps is not None and not self.steps[0] <= step <= self.steps[1]:
             return True
-        if self.mask is not None and step < len(self.mask) and self.mask[step]:
+        if self.mask is not None and self.mask(step, call.total):
             return True
         return self.timesteps is not None and not self._in_time(moment, step)
 

@@ -113,7 +113,10 @@ class Bound:
             if stack.path == path or (path is None and stack.blocks):
                 return stack
         if path is None:
-            raise ParameterError(f"{self.spec.name} has no stack of blocks")
+            raise ParameterError(
+                f"{self.spec.name} has no stack of blocks that can be skipped as one; strategies "
+                "that act on sub-modules, inner UNet levels or the whole call do apply to it"
+            )
         paths = [stack.path for stack in self.stacks]
         raise ParameterError(f"{self.spec.name} has no block stack {path!r}{nearest(path, paths)}")
 

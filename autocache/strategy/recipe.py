@@ -83,7 +83,10 @@ class Strategy(BaseModel):
             ParameterError: a parameter does not fit this model.
         """
         made = self.recipe(bound, config)
-        return tuple(self._bounded(one) for one in (made if isinstance(made, tuple) else (made,)))
+        bounded = [self._bounded(one) for one in (made if isinstance(made, tuple) else (made,))]
+        # The chosen blocks may be places of only some of the recipes.
+        acting = [one for one in bounded if self.blocks is None or _has_places(one, bound)]
+        return tuple(acting or bounded)
 
     def _bounded(self, recipe: Recipe) -> Recipe:
         given = {
@@ -116,6 +119,13 @@ class Strategy(BaseModel):
             raise ParameterError(
                 "; ".join(_explain(cls, problem) for problem in error.errors())
             ) from None
+
+
+def _has_places(recipe: Recipe, bound: Bound) -> bool:
+    try:
+        return bool(recipe.where.claims(bound))
+    except ParameterError:
+        return False
 
 
 def _explain(strategy: type[Strategy], problem: Any) -> str:

@@ -51,11 +51,7 @@ class Blocks(Where):
         return replace(self, only=blocks)
 
     def _spans(self, bound: Bound) -> list[tuple[BoundStack, tuple[int, int]]]:
-        if not bound.stacks:
-            raise ParameterError(
-                f"{bound.spec.name} has no stack of blocks that can be skipped as one; strategies "
-                "that act on sub-modules, inner UNet levels or the whole call do apply to it"
-            )
+        bound.stack()
         spans = []
         for stack in bound.stacks:
             start, end = self._range(bound, stack, self.blocks, self.margin)
