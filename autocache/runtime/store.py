@@ -116,7 +116,7 @@ class Store:
         if not owned and (tensor.is_inference() or key in self._written_to):
             tensor = tensor.clone()
         before = self._values.get(key, ())
-        kept = before[len(before) - keep + 1 :] if keep > 1 else ()
+        kept = before[max(0, len(before) - keep + 1) :]
         self._ledger.release(sum(_bytes(v.tensor) for v in before[: len(before) - len(kept)]))
         self._values[key] = kept
         self._ledger.add(_bytes(tensor), expected)

@@ -23,14 +23,16 @@ def test_bytes_are_accounted_for():
     assert store.get("a") == ()
 
 
-def test_the_last_values_are_kept():
-    """`keep` values stay, oldest first, with their steps."""
+@pytest.mark.parametrize("keep", [1, 2, 3, 4, 5])
+def test_the_last_values_are_kept(keep):
+    """`keep` values stay, oldest first, with their steps; until there are as many, all do."""
     ledger = Ledger()
     store = Store(ledger)
-    for step in range(4):
-        store.put("a", torch.full((2,), float(step)), step, keep=3)
-    assert [(v.step, v.tensor[0].item()) for v in store.get("a")] == [(1, 1), (2, 2), (3, 3)]
-    assert ledger.held == 24
+    for step in range(7):
+        store.put("a", torch.full((2,), float(step)), step, keep=keep)
+        steps = list(range(max(0, step + 1 - keep), step + 1))
+        assert [(v.step, v.tensor[0].item()) for v in store.get("a")] == [(s, s) for s in steps]
+        assert ledger.held == 8 * len(steps)
 
 
 @pytest.mark.parametrize(
