@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "attention": "Attention",
+    "customcache": "CustomCache",
     "dit_block": "DitBlock",
+    "fora": "Fora",
+    "pab": "Pab",
     "seacache": "SeaCache",
+    "taylorseer": "TaylorSeer",
     "teacache": "TeaCache",
 }
 

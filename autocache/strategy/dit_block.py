@@ -46,8 +46,8 @@ class DitBlock(Scheduled):
     )
     mindie_compat: bool = Field(
         False,
-        description="as upstream: ignore a step_end other than step_start, and add the raw input of "
-        "a one-block range",
+        description="as upstream: ignore a step_end other than step_start, and add the raw input "
+        "of a one-block range",
     )
 
     @model_validator(mode="after")

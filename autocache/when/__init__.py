@@ -2,6 +2,7 @@
 
 from autocache.when.accumulated import Accumulated
 from autocache.when.base import When
+from autocache.when.broadcast import Broadcast
 from autocache.when.interval import Interval
 
-__all__ = ["Accumulated", "Interval", "When"]
+__all__ = ["Accumulated", "Broadcast", "Interval", "When"]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound
 
+EVERY_KIND = ("self", "joint", "cross", "temporal")
+"""The kinds of attention."""
+
 
 @dataclass(frozen=True)
 class Submodules(Where):

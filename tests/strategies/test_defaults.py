@@ -7,6 +7,7 @@ import torch
 
 import autocache
 from autocache.probe import Named
+from autocache.spec import registry
 from autocache.spec.bind import bind
 from autocache.strategy import infos
 from autocache.when import Accumulated, Interval
@@ -17,9 +18,15 @@ STRATEGIES = [info.name for info in infos()]
 
 
 def run(model, inputs, steps: int) -> list[torch.Tensor]:
-    """Outputs of a bare loop at falling times."""
+    """Outputs of a bare loop at times falling from 900, on the model's own scale."""
+    times = [(900 - 800 * step / steps) / scale(model) for step in range(steps)]
     with torch.no_grad():
-        return [model(**inputs(900 - 800 * step / steps))[0].clone() for step in range(steps)]
+        return [model(**inputs(time))[0].clone() for time in times]
+
+
+def scale(model) -> float:
+    found = registry.find(model)
+    return found.timestep_scale if found else 1.0
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -31,14 +38,20 @@ def test_a_default_skips_something(name, strategy):
         run(model, inputs, 8)
         stats = patch.stats()
     assert 0.2 < stats.attention.share < 0.95
-    assert {step.action for step in stats.steps} == {"computed", "reused"}
+    actions = {step.action for step in stats.steps}
+    assert actions in ({"computed", "reused"}, {"computed", "predicted"})
     assert stats.bytes_peak > 0
 
 
 NEVER = {
-    "teacache": {"threshold": 0},
-    "dit_block": {"step_interval": 1},
     "attention": {"step_interval": 1},
+    "customcache": {"threshold": 0},
+    "dit_block": {"step_interval": 1},
+    "fora": {"interval": 1},
+    "pab": {"spatial_range": 1, "cross_range": 1},
+    "seacache": {"threshold": 0},
+    "taylorseer": {"interval": 1},
+    "teacache": {"threshold": 0},
 }
 
 
