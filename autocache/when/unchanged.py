@@ -1,0 +1,122 @@
+"""Skip a module that is called on the very same inputs as when it last ran."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils import _pytree as pytree
+
+from autocache.runtime.moment import Decision
+from autocache.when.base import When
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autocache.runtime.moment import Moment
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+"""Inputs that are no tensors and whose equality says all."""
+
+GIVES_UP = 2
+"""Changed inputs in a row after which nothing is remembered of a module in this generation."""
+
+
+@dataclass(frozen=True)
+class Unchanged(When):
+    """Lossless. Inputs are the same when every tensor is the same object at the same version and
+    everything else is plain and equal; a module's weights and adapters count among its inputs.
+
+    Whatever is not certain is computed: under grad or inference mode, in training, and on inputs of
+    any other kind. A module whose inputs are made anew in every step is soon left alone.
+    """
+
+    def decide(self, moment: Moment) -> Decision:
+        return Decision(torch.is_grad_enabled() or torch.is_inference_mode_enabled())
+
+    def decide_at(
+        self, moment: Moment, site: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> Decision:
+        key = f"inputs of {site}"
+        before: _Inputs | None = moment.memory.get(key)
+        now = _inputs(module, args, kwargs, before.changes if before else 0)
+        if now is None:
+            moment.memory.pop(key, None)
+            return Decision(compute=True)
+        if before is not None and not _same(before, now):
+            now = now._replace(changes=before.changes + 1)
+        elif before is not None:
+            now = now._replace(changes=0)
+        moment.memory[key] = now
+        if before is not None and now.changes == 0:
+            return Decision(compute=False)
+        return Decision(compute=True, keep=now.changes < GIVES_UP)
+
+
+class _Seen(NamedTuple):
+    """A tensor as it was. No more than a weak reference: one that is gone was another."""
+
+    tensor: weakref.ref[torch.Tensor]
+    version: int
+
+
+class _Inputs(NamedTuple):
+    layout: Any
+    values: list[Any]
+    changes: int
+
+
+class _UnsureError(Exception):
+    """Whether such an input is the same another time cannot be told."""
+
+
+def _inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any], changes: int) -> _Inputs | None:
+    if module.training:
+        return None
+    leaves, layout = pytree.tree_flatten((args, kwargs))
+    try:
+        return _Inputs(layout, [*map(_seen, leaves), *_weights(module)], changes)
+    except _UnsureError:
+        return None
+
+
+def _seen(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        if value.is_inference():
+            raise _UnsureError
+        return _Seen(weakref.ref(value), value._version)
+    if isinstance(value, PLAIN):
+        return value
+    raise _UnsureError
+
+
+def _weights(module: nn.Module) -> list[Any]:
+    """What the module computes with. Offloaded weights are on no device between two calls and come
+    as new objects each time: their owner keeps them, and they count as unchanged."""
+    found: list[Any] = [
+        "offloaded" if weight.is_meta else _seen(weight)
+        for weight in (*module.parameters(), *module.buffers())
+    ]
+    for inner in module.modules():
+        if hasattr(inner, "base_layer"):  # an adapter's layer: its scale is in no tensor
+            names = ("scaling", "active_adapters", "merged_adapters", "disable_adapters")
+            found.append(repr([getattr(inner, name, None) for name in names]))
+    return found
+
+
+def _same(before: _Inputs, now: _Inputs) -> bool:
+    return (
+        before.layout == now.layout
+        and len(before.values) == len(now.values)
+        and all(map(_equal, before.values, now.values))
+    )
+
+
+def _equal(before: Any, now: Any) -> bool:
+    if type(before) is not type(now):
+        return False
+    if isinstance(now, _Seen):
+        return before.tensor() is now.tensor() and before.version == now.version
+    return before == now
