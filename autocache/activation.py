@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from autocache import activation_grammar, activation_imports
-from autocache.errors import AutocacheError
+from autocache.errors import AutocacheError, UnknownModelError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,12 +107,21 @@ def _visit(name: str, component: Any) -> None:
         return
     if registry.find(type(model)) is not None:
         _patch(model)
-    elif _DENOISER.fullmatch(name) and type(model) not in _warned:
-        _warned.add(type(model))
-        _say(
-            f"no model spec for {type(model).__name__} ({name!r} of the pipeline), so it runs as "
-            "it is; describe it in a YAML spec and set AUTOCACHE_SPECS to that file's directory"
-        )
+    elif _DENOISER.fullmatch(name):
+        try:
+            _patch(model)  # some strategies need no spec
+        except UnknownModelError:
+            _warn(name, type(model))
+
+
+def _warn(name: str, cls: type) -> None:
+    if cls in _warned:
+        return
+    _warned.add(cls)
+    _say(
+        f"no model spec for {cls.__name__} ({name!r} of the pipeline), so it runs as it is; "
+        "describe it in a YAML spec and set AUTOCACHE_SPECS to that file's directory"
+    )
 
 
 def _request() -> activation_grammar.Request | None:

@@ -1,14 +1,17 @@
-"""What the value of AUTOCACHE means: a strategy, with or without parameters, or a file of both.
+"""What the value of AUTOCACHE means: strategies, with or without parameters, or a file of both.
 
     AUTOCACHE=teacache
-    AUTOCACHE=teacache:threshold=0.1,warmup=2
-    AUTOCACHE=attention:kinds=[self,cross],interval=2
+    AUTOCACHE=teacache:threshold=0.1,warmup_steps=2
+    AUTOCACHE=attention:kinds=[self,cross],step_interval=2
+    AUTOCACHE=teacache:threshold=0.1+invariant
     AUTOCACHE=fast.yaml
 
-A value is a YAML scalar or a YAML list in brackets. A file has two keys, `strategy` (a name) and
-`parameters` (a mapping, may be left out). Parameters are the keyword arguments of
-`autocache.patch`, hence `dry_run=true` and `memory_limit=...` are among them. Whether names exist
-is not decided here: `autocache.patch` does, when there is a model.
+A value is a YAML scalar or a YAML list in brackets. A plus sign, outside brackets and quotes and
+not before a digit, goes on to the next strategy. A file has two keys: `strategy`, which is a name
+or a list of names and of mappings with these two keys, and `parameters` (a mapping, may be left
+out). Parameters are the keyword arguments of `autocache.patch`, hence `dry_run=true` and
+`memory_limit=...` are among them, behind whichever strategy; in a file they go beside the list.
+Whether names exist is not decided here: `autocache.patch` does, when there is a model.
 """
 
 from __future__ import annotations
@@ -22,13 +25,19 @@ from autocache.errors import AutocacheError, ParameterError, nearest
 
 _KEYS = ("strategy", "parameters")
 _TAKEN = ("target", "strategy")
+_FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit")
+"""Keyword arguments of `autocache.patch` that are no strategy's."""
+
+Named = tuple[str, dict[str, Any]]
+"""A strategy's name with its parameters."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A strategy's name and the keyword arguments that go with it."""
+    """What goes to `autocache.patch`: a strategy's name, or several each with its parameters, and
+    the keyword arguments beside it."""
 
-    strategy: str
+    strategy: str | list[Named]
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -47,35 +56,51 @@ def parse(text: str) -> Request:
     text = text.strip()
     if text.lower().endswith((".yaml", ".yml")):
         return _read(Path(text).expanduser())
+    named = [_named(one, text) for one in _split(text, "+")]
+    if len(named) == 1:
+        return Request(*named[0])
+    options: dict[str, Any] = {}
+    for _, parameters in named:
+        for key in [key for key in parameters if key in _FOR_ALL]:
+            if key in options:
+                raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
+            options[key] = parameters.pop(key)
+    return Request(named, options)
+
+
+def _named(text: str, whole: str) -> Named:
+    """One strategy with its parameters."""
     name, colon, rest = text.partition(":")
     if not name.strip():
-        raise ParameterError(f"AUTOCACHE={text}: expected a strategy name before the colon")
+        before = "before the colon" if colon else "at each side of a plus sign"
+        raise ParameterError(f"AUTOCACHE={whole}: expected a strategy name {before}")
     parameters: dict[str, Any] = {}
-    for item in _split(rest) if colon else ():
+    for item in _split(rest, ",") if colon else ():
         key, equals, value = item.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
             raise ParameterError(
-                f"AUTOCACHE={text}: expected key=value, got {item.strip()!r}; "
+                f"AUTOCACHE={whole}: expected key=value, got {item.strip()!r}; "
                 "for example AUTOCACHE=teacache:threshold=0.1"
             )
         if key in parameters or key in _TAKEN:
-            raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
-        parameters[key] = _value(value, text)
-    return Request(name.strip(), parameters)
+            raise ParameterError(f"AUTOCACHE={whole}: {key!r} is given twice")
+        parameters[key] = _value(value, whole)
+    return name.strip(), parameters
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas outside brackets and quotes."""
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside brackets and quotes, but not at the sign of a number."""
     items, depth, quote = [""], 0, ""
-    for character in text:
+    for character, after in zip(text, text[1:] + " ", strict=False):
         if quote:
             quote = "" if character == quote else quote
         elif character in "'\"":
             quote = character
         elif character in "[]{}":
             depth += 1 if character in "[{" else -1
-        if character == "," and not depth and not quote:
+        sign = character == "+" and (after.isdigit() or after == ".")
+        if character == separator and not depth and not quote and not sign:
             items.append("")
         else:
             items[-1] += character
@@ -106,8 +131,41 @@ def _read(path: Path) -> Request:
         raise AutocacheError(f"{where}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise AutocacheError(f"{where}: not YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("strategy"), str):
+    if not isinstance(content, dict) or not isinstance(content.get("strategy"), str | list):
         raise AutocacheError(f"{where}: expected a mapping with `strategy: <name>`")
+    parameters = _parameters(content, where)
+    if isinstance(content["strategy"], str):
+        return Request(content["strategy"], parameters)
+    if not content["strategy"]:
+        raise ParameterError(f"{where}: the list of strategies is empty")
+    for key in parameters:
+        if key not in _FOR_ALL:
+            raise ParameterError(
+                f"{where}: beside a list of strategies `parameters` may hold only "
+                f"{', '.join(_FOR_ALL)}, not {key!r}; a strategy's own go with it in the list"
+            )
+    return Request([_member(one, where) for one in content["strategy"]], parameters)
+
+
+def _member(content: Any, where: str) -> Named:
+    """One item of a file's list of strategies."""
+    if isinstance(content, str):
+        return content, {}
+    if not isinstance(content, dict) or not isinstance(content.get("strategy"), str):
+        raise ParameterError(
+            f"{where}: expected a name or a mapping with `strategy: <name>` in the list, "
+            f"got {content!r}"
+        )
+    parameters = _parameters(content, where)
+    for key in _FOR_ALL:
+        if key in parameters:
+            raise ParameterError(
+                f"{where}: {key!r} goes for all strategies; put it beside the list"
+            )
+    return content["strategy"], parameters
+
+
+def _parameters(content: dict[Any, Any], where: str) -> dict[str, Any]:
     for key in content:
         if key not in _KEYS:
             raise ParameterError(f"{where}: unknown key {key!r}{nearest(str(key), _KEYS)}")
@@ -117,4 +175,4 @@ def _read(path: Path) -> Request:
     for key in _TAKEN:
         if key in parameters:
             raise ParameterError(f"{where}: {key!r} is no strategy parameter")
-    return Request(content["strategy"], parameters)
+    return parameters

@@ -26,6 +26,8 @@ from autocache.errors import AutocacheError, ParameterError
         ("x:memory_limit=2GiB", Request("x", {"memory_limit": "2GiB"})),
         ("x:a='1,2',b=k:v", Request("x", {"a": "1,2", "b": "k:v"})),
         ("x:a={b: 1, c: [2, 3]}", Request("x", {"a": {"b": 1, "c": [2, 3]}})),
+        ("x:a=1e+3", Request("x", {"a": 1000.0})),
+        ("x:a=+3,b='c+d',c=[+1, 2]", Request("x", {"a": 3, "b": "c+d", "c": [1, 2]})),
     ],
 )
 def test_a_value_names_a_strategy_and_its_parameters(text: str, request_: Request) -> None:
@@ -34,8 +36,41 @@ def test_a_value_names_a_strategy_and_its_parameters(text: str, request_: Reques
 
 
 @pytest.mark.parametrize(
+    ("text", "request_"),
+    [
+        ("teacache+invariant", Request([("teacache", {}), ("invariant", {})])),
+        (
+            " teacache : threshold=1e+3 , table='a+b' + invariant + fewer_steps:steps=+9",
+            Request(
+                [
+                    ("teacache", {"threshold": 1000.0, "table": "a+b"}),
+                    ("invariant", {}),
+                    ("fewer_steps", {"steps": 9}),
+                ]
+            ),
+        ),
+        (
+            "teacache:threshold=.1+invariant:dry_run=true,memory_limit=1GiB",
+            Request(
+                [("teacache", {"threshold": 0.1}), ("invariant", {})],
+                {"dry_run": True, "memory_limit": "1GiB"},
+            ),
+        ),
+        ("x:a=[b+c]+y", Request([("x", {"a": ["b+c"]}), ("y", {})])),
+    ],
+)
+def test_plus_signs_join_strategies(text: str, request_: Request) -> None:
+    """Each strategy has its parameters; those of `autocache.patch` itself are taken out."""
+    assert parse(text) == request_
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("teacache+", "at each side of a plus sign"),
+        ("+teacache", "at each side of a plus sign"),
+        ("teacache++invariant", "at each side of a plus sign"),
+        ("x:dry_run=true+y:dry_run=true", "'dry_run' is given twice"),
         (":a=1", "strategy name"),
         ("x:a", "expected key=value, got 'a'"),
         ("x:", "expected key=value"),
@@ -62,9 +97,25 @@ def test_a_file_gives_strategy_and_parameters(tmp_path: Path) -> None:
     assert parse(str(path)) == Request("fora")
 
 
+def test_a_file_gives_several_strategies(tmp_path: Path) -> None:
+    """`strategy` may be a list of names and of mappings; beside it stand the patch's options."""
+    path = tmp_path / "fast.yaml"
+    path.write_text(
+        "strategy:\n  - strategy: teacache\n    parameters: {threshold: 0.1}\n  - invariant\n"
+        "parameters: {dry_run: true}\n"
+    )
+    named = [("teacache", {"threshold": 0.1}), ("invariant", {})]
+    assert parse(str(path)) == Request(named, {"dry_run": True})
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("strategy: []\n", "list of strategies is empty"),
+        ("strategy: [a, 3]\n", "expected a name or a mapping"),
+        ("strategy: [{strategy: a, parameter: {}}]\n", "did you mean 'parameters'"),
+        ("strategy: [a, b]\nparameters: {threshold: 1}\n", "not 'threshold'"),
+        ("strategy: [{strategy: a, parameters: {dry_run: true}}]\n", "put it beside the list"),
         ("strategy: fora\nparameter: {}\n", "did you mean 'parameters'"),
         ("- fora\n", "expected a mapping"),
         ("parameters: {}\n", "strategy: <name>"),
