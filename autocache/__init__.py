@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autocache import demo, errors
+    from autocache import demo, errors, how, probe, when, where
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
     from autocache.run_stats import RunStats
 
@@ -25,20 +25,24 @@ _HOME = {
     "strategies": "api",
     "unpatch": "api",
 }
-_MODULES = ("demo", "errors")
+_MODULES = ("demo", "errors", "how", "probe", "when", "where")
 
 __all__ = [
     "Patch",
     "RunStats",
     "demo",
     "errors",
+    "how",
     "is_patched",
     "patch",
     "patched",
+    "probe",
     "specs",
     "stats",
     "strategies",
     "unpatch",
+    "when",
+    "where",
 ]
 __version__ = "0.1.0"
 

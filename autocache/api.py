@@ -142,6 +142,9 @@ def patch(
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
     models = _denoisers(target, spec, chosen)
     planned = [_plan(model, chosen, spec, limit, dry_run) for model in models]
+    if not isinstance(target, nn.Module):
+        for session, _ in planned:
+            session.accept(target)
     _install(planned)
     patched_ = Patch(chosen, [session for session, _ in planned])
     for session, _ in planned:

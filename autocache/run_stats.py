@@ -86,7 +86,8 @@ class RunStats:
             "last generation": self._map(),
         }
         shares = {self.denoiser.share, self.blocks.share, self.attention.share}
-        if self.passes and shares == {1.0}:
+        reused = any(done != "computed" for step in self.steps for done in step.sites.values())
+        if self.passes and shares == {1.0} and not reused:
             rows["note"] = "nothing was skipped"
         width = max(len(key) for key in rows)
         return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())

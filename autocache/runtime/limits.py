@@ -12,7 +12,8 @@ from autocache.runtime.moment import Moment
 class Limits:
     """The bounds every strategy keeps to. Steps count from 0.
 
-    `warmup` first steps (with `warmup_interval`, every so many of them) and `last` last steps are
+    `warmup` first steps (where the total is known, the `warmup_share` of it if there is one; with
+    `warmup_interval`, every so many of them) and `last` last steps are
     computed, the last only where the total is known. `steps` is the inclusive window of steps that
     may be skipped, `timesteps` the open one of timesteps on the scheduler's scale. At most
     `max_consecutive_skips` steps in a row, and at most `max_skips` in all, are skipped in a
@@ -21,6 +22,7 @@ class Limits:
     """
 
     warmup: int = 0
+    warmup_share: float | None = None
     warmup_interval: int = 1
     last: int = 0
     max_consecutive_skips: int | None = None
@@ -34,7 +36,7 @@ class Limits:
         """Whether the step `ahead` of this moment's must be computed."""
         call = moment.call
         step = call.step + ahead
-        if step < self.warmup and step % self.warmup_interval == 0:
+        if step < self._warmup(call.total) and step % self.warmup_interval == 0:
             return True
         if call.total is not None and step >= call.total - self.last:
             return True
@@ -43,6 +45,11 @@ class Limits:
         if self.mask is not None and self.mask(step, call.total):
             return True
         return self.timesteps is not None and not self._in_time(moment, step)
+
+    def _warmup(self, total: int | None) -> int:
+        if self.warmup_share is None or total is None:
+            return self.warmup
+        return round(self.warmup_share * total)
 
     def exhausted(self, moment: Moment) -> bool:
         """Whether as many steps were skipped as may be."""

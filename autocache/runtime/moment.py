@@ -60,8 +60,12 @@ class Call:
     time_of: Callable[[int], float] = _unknown
     sigma: float | torch.Tensor | None = None
     """The noise level in [0, 1], where the pipeline announces it."""
-    conditional_half: bool = False
-    """Only the conditional half of a batched guidance pass is run."""
+    conditional_only: bool = False
+    """Nothing unconditional is run in this step."""
+    conditional_half: int | None = None
+    """Which half of the batch is conditional, where the other one is run too and is not."""
+    unconditional: bool = False
+    """The call is the unconditional one of a step with a call for each."""
 
     @property
     def is_last(self) -> bool:
@@ -81,6 +85,8 @@ class Moment:
     """The strategy's limits have this step computed; a rule must treat it as computed."""
     probe: torch.Tensor | None = None
     decision: Decision | None = None
+    output: Any = None
+    """What the denoiser returned in this call, where all of it was run and is acted on."""
     flights: dict[Any, Any] = field(default_factory=dict)
     """Per span of blocks, the streams recorded at its entry."""
 

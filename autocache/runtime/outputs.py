@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,13 @@ def flatten(output: Any) -> tuple[list[Any], Any]:
 
 def unflatten(leaves: list[Any], shape: Any) -> Any:
     return leaves[0] if shape is None else pytree.tree_unflatten(leaves, shape)
+
+
+def note_error(moment: Moment, filled: Any, computed: Any) -> None:
+    """Record how far what would have stood in is from what was computed."""
+    pairs = zip(flatten(filled)[0], flatten(computed)[0], strict=True)
+    errors = [relative_l1(a, b) for a, b in pairs if isinstance(b, torch.Tensor)]
+    moment.record.error = max([moment.record.error or 0.0, *errors])
 
 
 class Outputs:
@@ -58,16 +66,15 @@ class Outputs:
         kept = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         moment.kept[self.name] = kept, shape
 
+    def drop(self, moment: Moment) -> None:
+        """Let go of what is kept."""
+        kept, _ = moment.kept.pop(self.name, ((), None))
+        for nth in _tensors(kept):
+            moment.store.drop((self.name, nth))
+
     def compare(self, moment: Moment, output: Any) -> None:
         """The error that a dry run would have made here."""
-        filled, _ = flatten(self.fill(moment))
-        computed, _ = flatten(output)
-        errors = [
-            relative_l1(a, b)
-            for a, b in zip(filled, computed, strict=True)
-            if isinstance(b, torch.Tensor)
-        ]
-        moment.record.error = max([moment.record.error or 0.0, *errors])
+        note_error(moment, self.fill(moment), output)
 
     def _put(self, moment: Moment, leaves: list[Any]) -> None:
         how = self.part.recipe.how
@@ -88,5 +95,5 @@ _TENSOR: Any = type("Tensor", (), {"__repr__": lambda self: "TENSOR"})()
 """Marks the place of a tensor among the leaves."""
 
 
-def _tensors(leaves: list[Any]) -> list[int]:
+def _tensors(leaves: Sequence[Any]) -> list[int]:
     return [nth for nth, leaf in enumerate(leaves) if leaf is _TENSOR]

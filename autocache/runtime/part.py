@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from autocache.runtime.moment import Decision, Moment
+from autocache.runtime.moment import Decision, Moment, State
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
@@ -23,6 +23,13 @@ class Part:
     def moment(self) -> Moment | None:
         """The call under way; None also when this part neither skips nor keeps anything in it."""
         return self.session.here.acting[self.index]
+
+    @property
+    def shared(self) -> State:
+        """What it remembers for all guidance branches together, in the generation under way."""
+        shared = self.session.track.shared
+        assert shared is not None
+        return shared.states[self.index]
 
     def decide(self, moment: Moment) -> Decision:
         """Compute or skip, decided once per denoiser call."""
@@ -64,5 +71,5 @@ class Part:
         """Whether a later step may look back on this one."""
         if moment.call.is_last:
             return False
-        ahead = range(1, self.recipe.how.keep + 1)
+        ahead = range(1, max(self.recipe.how.keep, self.recipe.when.history) + 1)
         return not all(self.recipe.limits.forces(moment, n) for n in ahead)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 import time
 import weakref
@@ -110,12 +111,13 @@ class Session:
         self.spec = bound.spec
         self.patch: Any = None
         self.label = type(model).__name__
-        self.block_count = bound.block_count
+        self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
         self._time_name = bound.spec.timestep
         self._forward = signature(type(model))
         names = (bound.spec.latent,) if bound.spec.latent else LATENT_NAMES
         self._latent_name = next((n for n in names if n in self._forward.names), None)
+        self._arranges = any(part.recipe.where.arranges for part in self.parts)
         self.arounds = [
             around
             for part in self.parts
@@ -158,8 +160,23 @@ class Session:
         """The present thread's track."""
         return self.here.track
 
+    @property
+    def pipelines(self) -> list[Any]:
+        """The pipelines known to run this denoiser."""
+        return list(self._pipelines)
+
+    def accept(self, pipeline: Any) -> None:
+        """Raises PatchError when the strategy cannot act on a pipeline like this one."""
+        if self._arranges and "strength" in inspect.signature(type(pipeline).__call__).parameters:
+            raise PatchError(_midway(type(pipeline).__name__))
+
     def attach(self, pipeline: Any) -> None:
-        """Take the scheduler's signals of a pipeline that runs this denoiser."""
+        """Take the scheduler's signals of a pipeline that runs this denoiser.
+
+        Raises:
+            PatchError: the strategy cannot act on it.
+        """
+        self.accept(pipeline)
         self._pipelines.add(pipeline)
         scheduler = getattr(pipeline, "scheduler", None)
         if scheduler is not None:
@@ -176,6 +193,20 @@ class Session:
                     kwargs,
                 )
         return args, kwargs
+
+    def arrange(self, scheduler: Any) -> None:
+        """A scheduler that it holds has its timesteps, which may be changed now."""
+        for part in self.parts if self.enabled else ():
+            part.recipe.where.arrange(scheduler)
+
+    def begins_at(self, index: int | None) -> None:
+        """A scheduler that it holds is to start at a step of its timesteps.
+
+        Raises:
+            PatchError: the strategy chose others than that step was counted in.
+        """
+        if index and self._arranges and self.enabled:
+            raise PatchError(_midway("this pipeline"))
 
     def announced(self, scheduler: Any) -> None:
         """A scheduler that it holds was given its timesteps."""
@@ -247,6 +278,12 @@ class Session:
             track.clock.restart()
         for pipeline in list(self._pipelines):
             signals.catch_up(getattr(pipeline, "scheduler", None))
+        if self._arranges and self.enabled and not self._pipelines:
+            raise PatchError(
+                f"{self.patch.strategy.name} chooses the timesteps of a pipeline's scheduler, and "
+                f"no pipeline is known to run this {self.label}; patch the pipeline instead, or "
+                "give your own loop fewer steps"
+            )
         new, name = track.clock.enter(lambda: self._time(args, kwargs))
         if new:
             track.forget()
@@ -264,7 +301,7 @@ class Session:
         here.acting = [*moments]
         track.started = time.perf_counter()
         for part in self.parts:
-            if part.recipe.when.probe is None:
+            if part.recipe.when.probe is None and not part.recipe.when.late:
                 part.decide(moments[part.index])
 
     def _call(self, track: Track, name: str, args: tuple, kwargs: dict[str, Any]) -> Call:
@@ -400,6 +437,13 @@ class Session:
 
 def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return around.around(proceed, args, kwargs)
+
+
+def _midway(pipeline: str) -> str:
+    return (
+        f"the strategy chooses other timesteps, and {pipeline} counts from where to start in the "
+        "ones it asked for (image-to-image, strength); ask it for fewer num_inference_steps instead"
+    )
 
 
 def _shape(args: tuple, kwargs: dict[str, Any]) -> tuple:

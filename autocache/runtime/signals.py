@@ -34,8 +34,17 @@ def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) 
     for session in listening[:1]:
         args, kwargs = session.timesteps(instance, args, kwargs)
     result = wrapped(*args, **kwargs)
+    for session in listening[:1]:
+        session.arrange(instance)
     for session in listening:
         session.announced(instance)
+    return result
+
+
+def _set_begin_index(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+    result = wrapped(*args, **kwargs)
+    for session in _holding(instance):
+        session.begins_at(instance.begin_index)
     return result
 
 
@@ -107,6 +116,8 @@ def hear(scheduler: object) -> bool:
     """Begin to hear schedulers of this one's class; False when they are heard already."""
     steps = _owner(type(scheduler), "step")
     _wrap(steps, "step", functools.partial(_step, steps))
+    begins = _owner(type(scheduler), "set_begin_index")
+    _wrap(begins, "set_begin_index", _set_begin_index)
     return _wrap(_owner(type(scheduler), "set_timesteps"), "set_timesteps", _set_timesteps)
 
 

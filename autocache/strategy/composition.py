@@ -37,10 +37,15 @@ class Composition:
 
         Raises:
             ParameterError: a parameter does not fit this model.
-            PatchError: two members may skip the same module.
+            PatchError: two members may skip the same module, or both choose the timesteps.
         """
         made = [(member.name, member.recipes(bound, config)) for member in self.members]
         for (one, its), (other, theirs) in itertools.combinations(made, 2):
+            if _arranges(its) and _arranges(theirs):
+                raise PatchError(
+                    f"{one} and {other} cannot be combined: both choose the timesteps of the "
+                    "generation; leave one out"
+                )
             shared = _claimed(its, bound) & _claimed(theirs, bound)
             if shared:
                 raise PatchError(
@@ -52,6 +57,10 @@ class Composition:
 
     def __str__(self) -> str:
         return "+".join(map(str, self.members))
+
+
+def _arranges(recipes: tuple[Recipe, ...]) -> bool:
+    return any(recipe.where.arranges for recipe in recipes)
 
 
 def _claimed(recipes: tuple[Recipe, ...], bound: Bound) -> set[int]:

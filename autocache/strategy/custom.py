@@ -25,6 +25,11 @@ class Custom(Strategy):
     where: Where = Field(Blocks(), description="the places, of `autocache.where`")
     how: How = Field(Reuse(), description="what stands in, of `autocache.how`")
 
+    @property
+    def needs_spec(self) -> bool:  # type: ignore[override]
+        """Whether one of the parts must know what is inside the model."""
+        return self.where.needs_spec or self.when.probe is not None
+
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
         return Recipe(when=self.when, where=self.where, how=self.how)
 

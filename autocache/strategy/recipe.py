@@ -99,6 +99,8 @@ class Strategy(BaseModel):
             "shared": self.shared_decisions,
         }
         chosen: Any = {key: value for key, value in given.items() if value is not None}
+        if self.warmup_steps is not None:
+            chosen["warmup_share"] = None
         where = recipe.where if self.blocks is None else recipe.where.within(self.blocks)
         return replace(recipe, where=where, limits=replace(recipe.limits, **chosen))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autocache.runtime.moment import Decision, Moment
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from autocache.probe import Probe
 
 
@@ -19,10 +21,23 @@ class When:
 
     probe: Probe | None = None
     """What it looks at, which is then in `moment.probe`; None for a rule that needs no probe."""
+    history: int = 1
+    """Computed steps before one that may skip that it learns from, or has remembered."""
+
+    late: bool = False
+    """Decided when the first place asks, and not as the call begins: it looks at what the parts
+    before it make of the call."""
 
     def decide(self, moment: Moment) -> Decision:
         """Called once per denoiser call, in step order within a guidance branch."""
         raise NotImplementedError
+
+    def decide_at(
+        self, moment: Moment, site: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]
+    ) -> Decision | None:
+        """A decision of one module's own, called so in a step that may skip; None follows the
+        step's. One that neither skips nor keeps lets go of what is kept for the module."""
+        return None
 
     def learn(self, moment: Moment) -> None:
         """Called when a denoiser call is over in which something was kept or skipped."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from autocache.errors import ParameterError, nearest
 
@@ -29,8 +29,12 @@ class Around(Protocol):
 class Where:
     """An immutable choice of places in an architecture."""
 
-    exact = False
+    exact: ClassVar[bool] = False
     """What is skipped is the very same as what would be computed, so it composes with anything."""
+    needs_spec: ClassVar[bool] = True
+    """Whether it must know what is inside the model."""
+    arranges: ClassVar[bool] = False
+    """Whether it chooses the timesteps of a generation, which only one may, on a scheduler."""
 
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         """The modules to intercept, each with what acts on its calls.
@@ -59,8 +63,19 @@ class Where:
     def timesteps(
         self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
-        """Other arguments for the scheduler's `set_timesteps`; None leaves them."""
+        """Other arguments for the scheduler's `set_timesteps`; None leaves them.
+
+        Raises:
+            ParameterError: the scheduler cannot take them.
+        """
         return None
+
+    def arrange(self, scheduler: Any) -> None:
+        """The scheduler has its timesteps; now is the time to change them.
+
+        Raises:
+            ParameterError: its timesteps cannot be changed so.
+        """
 
 
 class _Nobody:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -29,6 +29,7 @@ class Denoiser(Where):
     """
 
     residual: bool = False
+    needs_spec: ClassVar[bool] = False
 
     def around(self, bound: Bound, part: Part) -> Around:
         return _Call(part, self.residual)
@@ -52,6 +53,7 @@ class _Call:
             moment.record.sites[self.outputs.name] = "computed"
             output = proceed(*args, **kwargs)
             if self.part.moment is moment:
+                moment.output = output
                 self.outputs.keep(moment, self._shifted(moment, output, -1))
             return output
         action = self.part.recipe.how.action

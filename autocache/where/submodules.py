@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from autocache.errors import ParameterError
 from autocache.runtime.intercept import COMPUTE, PASS
-from autocache.runtime.outputs import Outputs
+from autocache.runtime.outputs import Outputs, flatten, unflatten
 from autocache.where.base import BlockRanges, Where, in_blocks
 
 if TYPE_CHECKING:
@@ -83,11 +85,18 @@ class OutputSite:
         moment = self.part.moment
         if moment is None:
             return PASS
-        sites, name = moment.record.sites, self.outputs.name
-        if self.part.decide(moment).compute or not self.outputs.ready(moment):
+        sites, name, recipe = moment.record.sites, self.outputs.name, self.part.recipe
+        decision = self.part.decide(moment)
+        own = recipe.when.decide_at(moment, name, module, args, kwargs) or decision
+        if decision.compute or own.compute or not self.outputs.ready(moment):
             sites[name] = "computed"
+            if own is not decision and own.compute and not own.keep:
+                self.outputs.drop(moment)
+                return PASS
             return COMPUTE
-        sites[name] = moment.record.action = self.part.recipe.how.action
+        sites[name] = recipe.how.action
+        if not recipe.where.exact:
+            moment.record.action = recipe.how.action
         if moment.call.dry_run:
             return COMPUTE
         moment.record.attention_skipped += self.attention
@@ -99,11 +108,21 @@ class OutputSite:
             return output
         decision = self.part.decide(moment)
         if not decision.compute and moment.record.sites.get(self.outputs.name) != "computed":
-            self.outputs.compare(moment, output)
+            self.outputs.compare(moment, self.to_keep(moment, output))
         elif decision.keep or not decision.compute:
             self.outputs.keep(moment, self.to_keep(moment, output))
         return output
 
     def to_keep(self, moment: Moment, output: Any) -> Any:
-        """What of an output is to be remembered."""
-        return output
+        """What of an output is to be remembered: of a batch of two guidance branches, the half
+        that may stand in for the conditional one."""
+        half = moment.call.conditional_half
+        if half is None:
+            return output
+        leaves, shape = flatten(output)
+        # A copy: a view would hold on to the other half.
+        taken = [
+            leaf.chunk(2)[half].clone() if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in leaves
+        ]
+        return unflatten(taken, shape)
