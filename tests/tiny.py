@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,8 +16,16 @@ QUALIFIED = {
     "HunyuanVideoTransformer3DModel": "diffusers.models.transformers.transformer_hunyuan_video",
     "CogVideoXTransformer3DModel": "diffusers.models.transformers.cogvideox_transformer_3d",
     "DiTTransformer2DModel": "diffusers.models.transformers.dit_transformer_2d",
+    "UNet2DConditionModel": "diffusers.models.unets.unet_2d_condition",
 }
 NAMES = tuple(QUALIFIED)
+UNETS = ("UNet2DConditionModel",)
+STACKED = tuple(name for name in NAMES if name not in UNETS)
+"""Those whose blocks are in stacks, at one resolution."""
+
+FOR_LEVELS = {"deepcache"}
+FOR_ALL = FOR_LEVELS | {"attention", "fora", "pab", "taylorseer"}
+"""Strategies that UNets take: the levels' own, and those that act on sub-modules."""
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "FluxTransformer2DModel": {
@@ -101,6 +109,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "patch_size": 2,
         "sample_size": 8,
     },
+    "UNet2DConditionModel": {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "layers_per_block": 2,
+        "block_out_channels": (8, 12, 16),
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "attention_head_dim": 2,
+        "cross_attention_dim": 8,
+        "norm_num_groups": 4,
+    },
 }
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -127,9 +147,20 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
         "encoder_hidden_states": (2, 8, 8),
     },
     "DiTTransformer2DModel": {"hidden_states": (2, 4, 8, 8)},
+    "UNet2DConditionModel": {"sample": (2, 4, 8, 8), "encoder_hidden_states": (2, 6, 8)},
 }
 
 INTEGER_TIMESTEP = {"CogVideoXTransformer3DModel", "DiTTransformer2DModel"}
+
+
+def pairs(strategies: Iterable[str]) -> list[tuple[str, str]]:
+    """Model and strategy, for every strategy that applies to the model."""
+    return [
+        (name, strategy)
+        for strategy in strategies
+        for name in NAMES
+        if (strategy in FOR_ALL if name in UNETS else strategy not in FOR_LEVELS)
+    ]
 
 
 def build(
@@ -151,7 +182,7 @@ def build(
             if not parameter.any():
                 parameter.normal_(std=0.2)
     fixed = _fixed_inputs(name, seed)
-    batch = fixed["hidden_states"].shape[0]
+    batch = next(iter(fixed.values())).shape[0]
     dtype = torch.int64 if name in INTEGER_TIMESTEP else torch.float32
 
     def inputs(timestep: float) -> dict[str, Any]:

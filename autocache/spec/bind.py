@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from autocache.errors import ParameterError, SpecError, nearest
+from autocache.spec import levels
 from autocache.spec.loader import line_of
 from autocache.spec.schema import Kind, Location, Probe, Spec, Stack
 
@@ -77,6 +78,12 @@ class Bound:
     spec: Spec
     model: nn.Module
     stacks: tuple[BoundStack, ...]
+    unet: levels.UNet | None = None
+
+    @functools.cached_property
+    def layers(self) -> list[nn.Module]:
+        """What stands for blocks in a UNet: the modules that its levels are layers of."""
+        return [self.model.get_submodule(path) for path in self.unet.layers] if self.unet else []
 
     @functools.cached_property
     def attention(self) -> list[tuple[str, nn.Module, Kind]]:
@@ -114,8 +121,9 @@ class Bound:
                 return stack
         if path is None:
             raise ParameterError(
-                f"{self.spec.name} has no stack of blocks that can be skipped as one; strategies "
-                "that act on sub-modules, inner UNet levels or the whole call do apply to it"
+                f"{self.spec.name} has no stack of blocks that can be skipped as one; "
+                "strategies that act on the inner levels of a UNet (deepcache), on sub-modules "
+                "(attention) or on the whole call may apply to it"
             )
         paths = [stack.path for stack in self.stacks]
         raise ParameterError(f"{self.spec.name} has no block stack {path!r}{nearest(path, paths)}")
@@ -153,10 +161,14 @@ def bind(spec: Spec, model: nn.Module) -> Bound:
     first = stacks[0].blocks[:1] if stacks and stacks[0].spec is spec.stacks[0] else ()
     for name, probe in spec.probes.items():
         problems.extend(_probe_problems(("probes", name), probe, model, first))
+    if spec.unet is not None:
+        found = levels.problems(spec.unet, model)
+        problems.extend((("unet", key), message) for key, message in found)
     if problems:
         lines = (f"{line_of(spec, *location)}: {message}" for location, message in problems)
         raise SpecError("\n".join(lines))
-    return Bound(spec, model, tuple(stacks))
+    unet = levels.find(spec.unet, model) if spec.unet is not None else None
+    return Bound(spec, model, tuple(stacks), unet)
 
 
 def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
@@ -170,7 +182,8 @@ def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
         yield ("invariant",), f"no module of {type(model).__name__} fits any of these patterns"
     for key in ("attention", "feed_forward"):
         for i, pattern in enumerate(getattr(spec, key)):
-            if not named(model, pattern):
+            # A UNet is put together from levels with and without attention.
+            if spec.unet is None and not named(model, pattern):
                 at = (key, pattern if key == "attention" else i)
                 yield at, f"no module of {type(model).__name__} fits {pattern!r}"
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _HOME = {
     "attention": "Attention",
     "customcache": "CustomCache",
+    "deepcache": "DeepCache",
     "dit_block": "DitBlock",
     "fora": "Fora",
     "pab": "Pab",

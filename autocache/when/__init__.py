@@ -3,6 +3,7 @@
 from autocache.when.accumulated import Accumulated
 from autocache.when.base import When
 from autocache.when.broadcast import Broadcast
+from autocache.when.centred import Centred
 from autocache.when.interval import Interval
 
-__all__ = ["Accumulated", "Broadcast", "Interval", "When"]
+__all__ = ["Accumulated", "Broadcast", "Centred", "Interval", "When"]

@@ -112,7 +112,7 @@ def _partial(name: str) -> Plan:
 
 
 @pytest.mark.parametrize("interval", [2, 3])
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", STACKS)
 def test_ranges(name: str, interval: int) -> None:
     """dit_block over ranges of each stack is the plain model with those ranges recomposed."""
     ranges = _partial(name)
@@ -121,7 +121,7 @@ def test_ranges(name: str, interval: int) -> None:
     _equal_at_every_step(name, ranges, skips, "dit_block", **fixed)
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", STACKS)
 def test_one_block(name: str) -> None:
     """A range of a single block is recomposed just so."""
     path = next(iter(STACKS[name]))
@@ -131,7 +131,7 @@ def test_one_block(name: str) -> None:
     _equal_at_every_step(name, ranges, skips, "dit_block", **fixed)
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", STACKS)
 def test_whole_stacks(name: str) -> None:
     """TeaCache skips all blocks of all stacks, each recomposed with its own residual."""
     model, _ = tiny.build(name)
@@ -142,7 +142,7 @@ def test_whole_stacks(name: str) -> None:
 
 
 @pytest.mark.parametrize("kept", ["self", "cross"])
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", STACKS)
 def test_attention_outputs(name: str, kept: str) -> None:
     """Reused attention is the plain model with each attention output of the last computed step."""
     if kept == "cross" and name != "WanTransformer3DModel":

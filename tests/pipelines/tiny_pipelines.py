@@ -100,6 +100,46 @@ def dit() -> diffusers.DiTPipeline:
     )
 
 
+def stable_diffusion(**config: Any) -> diffusers.StableDiffusionPipeline:
+    """Both guidance branches in one batch."""
+    return diffusers.StableDiffusionPipeline(
+        vae=_vae(4),
+        text_encoder=None,
+        tokenizer=None,
+        unet=tiny.build("UNet2DConditionModel", **config)[0],
+        scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_xl() -> diffusers.StableDiffusionXLPipeline:
+    """No attention in the first level, two transformer blocks per layer in the last."""
+    config = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + 32,
+    }
+    return diffusers.StableDiffusionXLPipeline(
+        vae=_vae(4),
+        text_encoder=None,
+        text_encoder_2=None,
+        tokenizer=None,
+        tokenizer_2=None,
+        unet=tiny.build("UNet2DConditionModel", **config)[0],
+        scheduler=diffusers.EulerDiscreteScheduler(),
+        add_watermarker=False,
+    )
+
+
+UNETS: dict[str, Callable[[], Any]] = {"sd": stable_diffusion, "sdxl": stable_diffusion_xl}
+"""Pipelines whose denoiser has levels in place of block stacks."""
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "flux": flux,
     "wan": wan,
@@ -112,7 +152,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 def make(name: str) -> Any:
     """The same weights on every call."""
-    pipe = BUILDERS[name]()
+    pipe = (BUILDERS | UNETS)[name]()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -136,7 +176,7 @@ def run(
 
 def _arguments(pipe: Any, size: int, batch: int, guided: bool, seed: int) -> dict[str, Any]:
     random = torch.Generator().manual_seed(seed + 100)
-    dtype = pipe.transformer.dtype
+    dtype = denoisers(pipe)[0].dtype
 
     def embeds(*shape: int) -> torch.Tensor:
         return torch.randn(batch, *shape, generator=random).to(dtype)
@@ -154,6 +194,12 @@ def _arguments(pipe: Any, size: int, batch: int, guided: bool, seed: int) -> dic
         scale = 3.0 if guided else 1.0
         return {"class_labels": labels, "guidance_scale": scale, "output_type": "pt"}
     scale = 3.0 if guided else 1.0
+    if kind.startswith("StableDiffusion"):
+        pooled = ["pooled_prompt_embeds"] if "XL" in kind else []
+        names = [prefix + n for prefix in ("", "negative_") for n in ("prompt_embeds", *pooled)]
+        given = {name: embeds(32) if "pooled" in name else embeds(6, 8) for name in names}
+        shape = {} if "Img2Img" in kind else {"height": size, "width": size}
+        return {**given, **shape, "guidance_scale": scale, "output_type": "latent"}
     if kind == "WanPipeline":
         given = {"prompt_embeds": embeds(12, 16), "num_frames": 5, "guidance_scale": scale}
         negative = {"negative_prompt_embeds": embeds(12, 16)} if guided else {}
@@ -179,8 +225,8 @@ def denoisers(target: Any) -> list[nn.Module]:
     """The denoisers of a pipeline, by hand."""
     if isinstance(target, nn.Module):
         return [target]
-    pair = (target.transformer, getattr(target, "transformer_2", None))
-    return [model for model in pair if model is not None]
+    found = (getattr(target, name, None) for name in ("transformer", "transformer_2", "unet"))
+    return [model for model in found if model is not None]
 
 
 @contextlib.contextmanager

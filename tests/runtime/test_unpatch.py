@@ -49,8 +49,7 @@ def _live_tensors() -> int:
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize(("name", "strategy"), tiny.pairs((*STRATEGIES, "deepcache")))
 def test_nothing_is_left(name: str, strategy: str) -> None:
     """After unpatch every module has its class, attributes, hooks and outputs of before."""
     model, inputs = tiny.build(name)

@@ -10,9 +10,13 @@ from torch import nn
 
 from autocache.spec import registry
 from autocache.spec.bind import BoundStack, bind, signature
-from tests.tiny import NAMES, QUALIFIED, build
+from tests.tiny import NAMES, QUALIFIED, STACKED, UNETS, build
 
-BLOCKS = {"FluxTransformer2DModel": 6, "HunyuanVideoTransformer3DModel": 6}
+BLOCKS = {
+    "FluxTransformer2DModel": 6,
+    "HunyuanVideoTransformer3DModel": 6,
+    **dict.fromkeys(UNETS, 0),
+}
 
 
 def test_every_tiny_model_has_a_bundled_spec() -> None:
@@ -29,7 +33,7 @@ def test_a_bundled_spec_binds_to_its_model(name: str) -> None:
     assert [stack.offset for stack in bound.stacks] == list(range(0, bound.block_count, 3))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STACKED)
 def test_blocks_return_their_streams_in_the_stated_order(name: str) -> None:
     """What a block returns is what the next block receives under the stated stream names."""
     model, inputs = build(name)
@@ -59,17 +63,23 @@ def _check_hand_over(stack: BoundStack, model: nn.Module, inputs: dict[str, Any]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_attention_and_feed_forward_modules_are_called(name: str) -> None:
-    """Every attention and feed-forward module named in a spec runs once per block call."""
+    """Every attention and feed-forward module named in a spec runs once per denoiser call."""
     model, inputs = build(name)
     ran: list[str] = []
     expected: list[str] = []
-    for stack in bind(registry.resolve(None, model), model).stacks:
+    bound = bind(registry.resolve(None, model), model)
+    outside = [(path, module) for path, module, _ in bound.attention] + bound.feed_forward
+    for label, module in outside:
+        expected.append(label)
+        module.register_forward_hook(lambda _m, _a, _o, label=label: ran.append(label))
+    for stack in bound.stacks:
         for path in (*stack.spec.attention, *stack.spec.feed_forward):
             label = f"{stack.path}.{path}"
             expected.append(label)
             module = stack.blocks[0].get_submodule(path)
             module.register_forward_hook(lambda _m, _a, _o, label=label: ran.append(label))
     model(**inputs(0.5 if name[:4] in ("Flux", "Qwen") else 500))
+    assert expected
     assert sorted(ran) == sorted(expected)
 
 
@@ -88,8 +98,7 @@ def test_probes_see_the_timestep(name: str) -> None:
 
 def _probe(model: nn.Module, name: str, inputs: dict[str, Any]) -> torch.Tensor:
     bound = bind(registry.resolve(None, model), model)
-    probe, stack = bound.spec.probes[name], bound.stacks[0]
-    first = stack.blocks[0]
+    probe = bound.spec.probes[name]
     seen: list[Any] = []
 
     def from_block(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -111,7 +120,11 @@ def _probe(model: nn.Module, name: str, inputs: dict[str, Any]) -> torch.Tensor:
         assert probe.output_of
         seen.append(out if probe.output_of.output is None else out[probe.output_of.output])
 
-    handles = [first.register_forward_pre_hook(from_block, with_kwargs=True)]
+    handles = []
+    if bound.stacks:
+        stack = bound.stacks[0]
+        first = stack.blocks[0]
+        handles.append(first.register_forward_pre_hook(from_block, with_kwargs=True))
     if probe.input_of:
         target = first.get_submodule(probe.input_of.module)
         handles.append(target.register_forward_pre_hook(from_input, with_kwargs=True))

@@ -12,7 +12,7 @@ from autocache.spec.bind import bind
 from autocache.strategy import infos
 from autocache.when import Accumulated, Interval
 from autocache.where import Blocks
-from tiny import NAMES, build
+from tiny import build, pairs
 
 STRATEGIES = [info.name for info in infos()]
 
@@ -29,10 +29,9 @@ def scale(model) -> float:
     return found.timestep_scale if found else 1.0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "strategy"), pairs(STRATEGIES))
 def test_a_default_skips_something(name, strategy):
-    """Every strategy, given no parameters, skips work on every model with a spec."""
+    """Every strategy, given no parameters, skips work on every model that it applies to."""
     model, inputs = build(name)
     with autocache.patched(model, strategy) as patch:
         run(model, inputs, 8)
@@ -46,6 +45,7 @@ def test_a_default_skips_something(name, strategy):
 NEVER = {
     "attention": {"step_interval": 1},
     "customcache": {"threshold": 0},
+    "deepcache": {"interval": 1},
     "dit_block": {"step_interval": 1},
     "fora": {"interval": 1},
     "pab": {"spatial_range": 1, "cross_range": 1},
@@ -55,8 +55,7 @@ NEVER = {
 }
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "strategy"), pairs(STRATEGIES))
 def test_never_skipping_is_bit_identical(name, strategy):
     """Patched but never skipping equals the plain model bit for bit, however that is asked for."""
     model, inputs = build(name)
@@ -71,7 +70,7 @@ def test_never_skipping_is_bit_identical(name, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_dry_run_tells_the_error_of_what_would_have_been_skipped(strategy):
     """A dry run takes the decisions of a real run on the same steps and measures their error."""
-    model, inputs = build("FluxTransformer2DModel")
+    model, inputs = build(pairs([strategy])[0][0])
     with autocache.patched(model, strategy, dry_run=True) as patch:
         run(model, inputs, 8)
         dry = patch.stats().steps

@@ -1,0 +1,186 @@
+"""The inner part of a UNet: of it one feature map is kept, where the up path comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from autocache.errors import ParameterError
+from autocache.runtime.intercept import COMPUTE, PASS
+from autocache.runtime.outputs import Outputs, flatten, unflatten
+from autocache.where.base import Where
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autocache.runtime.intercept import Site
+    from autocache.runtime.moment import Moment
+    from autocache.runtime.part import Part
+    from autocache.spec.bind import Bound
+    from autocache.spec.levels import UNet
+
+
+@dataclass(frozen=True)
+class DeepFeatures(Where):
+    """All of a UNet that lies deeper than layer `branch` of its up path, counted from the end.
+
+    Branch 0 is the last layer of the last up block, and the only one that then runs. Ids go on
+    through the layers of that block and then of the block before it, as many as each has: with
+    three layers per up block, as in Stable Diffusion, branch 4 is the middle layer of the last but
+    one. What feeds the running layers by a skip connection runs too, that is, everything before it
+    in the down path.
+    """
+
+    branch: int = 0
+
+    def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
+        if bound.unet is None:
+            raise ParameterError(
+                f"{bound.spec.name} has no UNet levels, so there are no deep features that skip "
+                "connections go round; strategies that act on blocks (dit_block, teacache) or on "
+                "sub-modules (attention) do apply to it"
+            )
+        *skipped, cut = self._skipped(bound, bound.unet)
+        inner = _Inner(part, cut)
+        sites: list[tuple[nn.Module, Site]] = [
+            (bound.model.get_submodule(path), _Idle(inner, bound, path)) for path in skipped
+        ]
+        return [*sites, (bound.model.get_submodule(cut), _Cut(inner, bound, cut))]
+
+    def _skipped(self, bound: Bound, unet: UNet) -> list[str]:
+        """The paths of the modules to skip in the order they run; at the last is the cut."""
+        depth, layer = self._depth(bound, unet)
+        level, deeper = unet.levels[depth], unet.levels[depth + 1 :]
+        down = [path for paths in level.down_layers[layer:] for path in paths]
+        skipped = [level.down] if layer == 0 else [*down, *level.downsamplers]
+        skipped += [inner.down for inner in deeper]
+        skipped += [unet.middle] if unet.middle else []
+        skipped += [inner.up for inner in reversed(deeper)]
+        last = len(level.up_layers) - 1
+        return skipped + [path for paths in level.up_layers[: last - layer] for path in paths]
+
+    def _depth(self, bound: Bound, unet: UNet) -> tuple[int, int]:
+        """The level of the cut, and how many of its up layers run beside the last."""
+        cuts = [
+            (depth, layer)
+            for depth, level in enumerate(unet.levels)
+            for layer in range(len(level.up_layers))
+        ]
+        # Without a middle block nothing lies deeper than the first layer of the up path.
+        count = len(cuts) - (unet.middle is None)
+        if not 0 <= self.branch < count:
+            raise ParameterError(
+                f"branch={self.branch} is no layer of this {bound.spec.name}, whose up path has "
+                f"{count} to cut at; expected 0 (fastest) to {count - 1}"
+            )
+        depth, layer = cuts[self.branch]
+        for level in unet.levels[: depth + 1]:
+            if len(level.up_layers) != len(level.down_layers) + 1:
+                raise ParameterError(
+                    f"{level.up} of this {bound.spec.name} has {len(level.up_layers)} layers, and "
+                    f"{level.down} has {len(level.down_layers)}; deep features can be cut off only "
+                    "where every up layer has a skip connection of its own, one more than go down"
+                )
+        return depth, layer
+
+
+class _Inner:
+    """The modules to skip and the feature at their end: in a call all are run or none."""
+
+    def __init__(self, part: Part, cut: str) -> None:
+        self.part = part
+        self.feature = Outputs(part, cut)
+
+    def skips(self, moment: Moment) -> bool:
+        """Whether this call skips, decided when its first module is reached."""
+        if self not in moment.flights:
+            skip = not self.part.decide(moment).compute and self.feature.ready(moment)
+            moment.flights[self] = skip
+            action = self.part.recipe.how.action if skip else "computed"
+            moment.record.sites[self.feature.name] = moment.record.action = action
+        return moment.flights[self]
+
+
+class _Skipped:
+    """One of the modules to skip."""
+
+    def __init__(self, inner: _Inner, bound: Bound, path: str) -> None:
+        self.inner = inner
+        self.part = inner.part
+        self.session = inner.part.session
+        self.path = path
+        inside = set(bound.model.get_submodule(path).modules())
+        self.blocks = sum(module in inside for module in bound.layers)
+        self.attention = sum(module in inside for _, module, _ in bound.attention)
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        moment = self.part.moment
+        if moment is None:
+            return PASS
+        if not self.inner.skips(moment) or moment.call.dry_run:
+            return COMPUTE
+        moment.record.blocks_skipped += self.blocks
+        moment.record.attention_skipped += self.attention
+        return self.stand_in(moment)
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        moment = self.part.moment
+        if moment is not None:
+            if self.inner.skips(moment):
+                self.compare(moment, output)
+            else:
+                self.keep(moment, output)
+        return output
+
+    def stand_in(self, moment: Moment) -> Any:
+        raise NotImplementedError
+
+    def keep(self, moment: Moment, output: Any) -> None:
+        raise NotImplementedError
+
+    def compare(self, moment: Moment, output: Any) -> None:
+        """Note the error that a dry run would have made here."""
+
+
+class _Cut(_Skipped):
+    """The module whose output the running layers go on from."""
+
+    def stand_in(self, moment: Moment) -> Any:
+        return self.inner.feature.fill(moment)
+
+    def keep(self, moment: Moment, output: Any) -> None:
+        self.inner.feature.keep(moment, output)
+
+    def compare(self, moment: Moment, output: Any) -> None:
+        self.inner.feature.compare(moment, output)
+
+
+class _Idle(_Skipped):
+    """A module whose output nobody looks at but other skipped ones: its shape will do."""
+
+    def stand_in(self, moment: Moment) -> Any:
+        blanks, shape = moment.kept[self.path]
+        leaves = [leaf.make() if isinstance(leaf, Blank) else leaf for leaf in blanks]
+        return unflatten(leaves, shape)
+
+    def keep(self, moment: Moment, output: Any) -> None:
+        leaves, shape = flatten(output)
+        blanks = [Blank(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        moment.kept[self.path] = blanks, shape
+
+
+class Blank:
+    """Makes tensors like one, with nothing in them.
+
+    Each is memory of its own, as what it stands for would be: the model may write into it, as it
+    does to add the features of a T2I adapter, which an expanded scalar does not bear.
+    """
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.layout = like.size(), like.stride()
+        self.options = {"dtype": like.dtype, "device": like.device}
+
+    def make(self) -> torch.Tensor:
+        return torch.empty_strided(*self.layout, **self.options)
