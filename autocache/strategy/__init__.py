@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 _HOME = {
     "attention": "Attention",
     "customcache": "CustomCache",
+    "dbcache": "DBCache",
     "deepcache": "DeepCache",
     "dit_block": "DitBlock",
+    "fbcache": "FBCache",
     "fora": "Fora",
     "pab": "Pab",
     "seacache": "SeaCache",

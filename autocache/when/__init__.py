@@ -5,5 +5,7 @@ from autocache.when.base import When
 from autocache.when.broadcast import Broadcast
 from autocache.when.centred import Centred
 from autocache.when.interval import Interval
+from autocache.when.mask import Mask
+from autocache.when.residual import Residual
 
-__all__ = ["Accumulated", "Broadcast", "Centred", "Interval", "When"]
+__all__ = ["Accumulated", "Broadcast", "Centred", "Interval", "Mask", "Residual", "When"]

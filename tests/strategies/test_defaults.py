@@ -29,11 +29,18 @@ def scale(model) -> float:
     return found.timestep_scale if found else 1.0
 
 
+WITNESS = {
+    "dbcache": {"threshold": 0.9, "warmup_steps": 2},
+    "fbcache": {"threshold": 0.9},
+}
+"""Where a default waits for changes smaller than random weights make, or for more steps."""
+
+
 @pytest.mark.parametrize(("name", "strategy"), pairs(STRATEGIES))
 def test_a_default_skips_something(name, strategy):
     """Every strategy, given no parameters, skips work on every model that it applies to."""
     model, inputs = build(name)
-    with autocache.patched(model, strategy) as patch:
+    with autocache.patched(model, strategy, **WITNESS.get(strategy, {})) as patch:
         run(model, inputs, 8)
         stats = patch.stats()
     assert 0.2 < stats.attention.share < 0.95
@@ -46,7 +53,9 @@ NEVER = {
     "attention": {"step_interval": 1},
     "customcache": {"threshold": 0},
     "deepcache": {"interval": 1},
+    "dbcache": {"threshold": 0},
     "dit_block": {"step_interval": 1},
+    "fbcache": {"threshold": 0},
     "fora": {"interval": 1},
     "pab": {"spatial_range": 1, "cross_range": 1},
     "seacache": {"threshold": 0},
@@ -70,11 +79,12 @@ def test_never_skipping_is_bit_identical(name, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_dry_run_tells_the_error_of_what_would_have_been_skipped(strategy):
     """A dry run takes the decisions of a real run on the same steps and measures their error."""
+    options = WITNESS.get(strategy, {})
     model, inputs = build(pairs([strategy])[0][0])
-    with autocache.patched(model, strategy, dry_run=True) as patch:
+    with autocache.patched(model, strategy, dry_run=True, **options) as patch:
         run(model, inputs, 8)
         dry = patch.stats().steps
-    with autocache.patched(model, strategy) as patch:
+    with autocache.patched(model, strategy, **options) as patch:
         run(model, inputs, 8)
         real = patch.stats().steps
     assert [step.action for step in dry] == [step.action for step in real]
