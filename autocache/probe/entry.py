@@ -1,0 +1,48 @@
+"""A stream as it enters a block, from which what is added to it further on can be told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autocache.runtime.intercept import PASS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from autocache.runtime.moment import Moment
+    from autocache.runtime.part import Part
+    from autocache.spec.bind import BoundStack
+
+
+class Entry:
+    """Remembers the latent stream that a block was given, for the length of the denoiser call."""
+
+    def __init__(self, part: Part, stack: BoundStack, block: int) -> None:
+        self.part = part
+        self.session = part.session
+        self.stream = stack.spec.streams[0]
+        self.binder = stack.binders[block]
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        moment = self.part.moment
+        if moment is not None:
+            stream = self.binder.get(self.stream, args, kwargs)
+            moment.flights[self] = (stream, _version(stream))
+        return PASS
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        return output
+
+    def added(self, moment: Moment, now: torch.Tensor) -> torch.Tensor | None:
+        """What was added since, in the stream's dtype; None where the model wrote into the stream,
+        so that it is not known."""
+        if self not in moment.flights:
+            return None
+        before, version = moment.flights.pop(self)
+        # A block may cast what it hands on to its sub-modules.
+        return (now - before).to(before.dtype) if _version(before) == version else None
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
