@@ -21,8 +21,15 @@ RANGES = {"spatial": 2, "temporal": 4, "cross": 6}
 """As published for Open-Sora; the paper's order of how little each kind changes."""
 WINDOW = (100.0, 800.0)
 
-_range: Any = Field(None, ge=1, description="steps from one computed attention to the next; 1: all")
-_window: Any = Field(None, description="timesteps between which it is reused, both excluded")
+
+def _range(kind: str) -> Any:
+    told = f"steps from one computed {kind} attention to the next; 1 never reuses it"
+    return Field(None, ge=1, description=told)
+
+
+def _window(kind: str) -> Any:
+    told = f"timesteps between which {kind} attention is reused, both excluded, mostly 0 to 1000"
+    return Field(None, description=told)
 
 
 class Pab(Strategy):
@@ -48,12 +55,12 @@ class Pab(Strategy):
 
     name: ClassVar[str] = "pab"
 
-    spatial_range: int | None = _range
-    temporal_range: int | None = _range
-    cross_range: int | None = _range
-    spatial_window: tuple[float, float] | None = _window
-    temporal_window: tuple[float, float] | None = _window
-    cross_window: tuple[float, float] | None = _window
+    spatial_range: int | None = _range("self and joint")
+    temporal_range: int | None = _range("temporal")
+    cross_range: int | None = _range("cross")
+    spatial_window: tuple[float, float] | None = _window("self and joint")
+    temporal_window: tuple[float, float] | None = _window("temporal")
+    cross_window: tuple[float, float] | None = _window("cross")
     feed_forward_timesteps: tuple[float, ...] = Field(
         (), description="timesteps, on the scheduler's scale, at which feed-forward is kept"
     )
