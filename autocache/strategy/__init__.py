@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autocache.strategy.recipe import Strategy
 
 _HOME = {
+    "adacache": "AdaCache",
     "attention": "Attention",
     "customcache": "CustomCache",
     "dbcache": "DBCache",
@@ -19,6 +20,7 @@ _HOME = {
     "dit_block": "DitBlock",
     "fbcache": "FBCache",
     "fora": "Fora",
+    "magcache": "MagCache",
     "pab": "Pab",
     "seacache": "SeaCache",
     "taylorseer": "TaylorSeer",

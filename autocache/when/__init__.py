@@ -4,8 +4,22 @@ from autocache.when.accumulated import Accumulated
 from autocache.when.base import When
 from autocache.when.broadcast import Broadcast
 from autocache.when.centred import Centred
+from autocache.when.codebook import Codebook
 from autocache.when.interval import Interval
+from autocache.when.magnitude import Magnitude
 from autocache.when.mask import Mask
+from autocache.when.motion import Motion
 from autocache.when.residual import Residual
 
-__all__ = ["Accumulated", "Broadcast", "Centred", "Interval", "Mask", "Residual", "When"]
+__all__ = [
+    "Accumulated",
+    "Broadcast",
+    "Centred",
+    "Codebook",
+    "Interval",
+    "Magnitude",
+    "Mask",
+    "Motion",
+    "Residual",
+    "When",
+]

@@ -30,10 +30,13 @@ def scale(model) -> float:
 
 
 WITNESS = {
+    "adacache": {"codebook": "100"},
     "dbcache": {"threshold": 0.9, "warmup_steps": 2},
     "fbcache": {"threshold": 0.9},
+    "magcache": {"ratios": [1.0, 1.2, 1.05, 1.02, 1.01, 1.0, 0.99, 0.95]},
 }
-"""Where a default waits for changes smaller than random weights make, or for more steps."""
+"""Where a default waits for changes smaller than random weights make, for more steps, or for a table
+of a published checkpoint."""
 
 
 @pytest.mark.parametrize(("name", "strategy"), pairs(STRATEGIES))
@@ -50,6 +53,7 @@ def test_a_default_skips_something(name, strategy):
 
 
 NEVER = {
+    "adacache": {"codebook": [(1.0, 1)]},
     "attention": {"step_interval": 1},
     "customcache": {"threshold": 0},
     "deepcache": {"interval": 1},
@@ -57,6 +61,7 @@ NEVER = {
     "dit_block": {"step_interval": 1},
     "fbcache": {"threshold": 0},
     "fora": {"interval": 1},
+    "magcache": {"ratios": [1.0, 1.0], "threshold": 0},
     "pab": {"spatial_range": 1, "cross_range": 1},
     "seacache": {"threshold": 0},
     "taylorseer": {"interval": 1},
@@ -69,7 +74,8 @@ def test_never_skipping_is_bit_identical(name, strategy):
     """Patched but never skipping equals the plain model bit for bit, however that is asked for."""
     model, inputs = build(name)
     plain = run(model, inputs, 6)
-    for options in (NEVER[strategy], {"enabled": False}, {"dry_run": True}):
+    given = WITNESS.get(strategy, {})
+    for options in (NEVER[strategy], {**given, "enabled": False}, {**given, "dry_run": True}):
         with autocache.patched(model, strategy, **options) as patch:
             again = run(model, inputs, 6)
             assert patch.stats().attention.share == 1.0
