@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from autocache.errors import ParameterError, nearest
 from autocache.how import Reuse
@@ -54,6 +54,11 @@ class TeaCache(Strategy):
         ge=0,
         description="accumulated rescaled change at which a step is computed; 0 never skips",
     )
+    quality: Literal["slow", "medium", "fast"] | None = Field(
+        None,
+        description="level of the published thresholds instead: 'slow' is the gentlest, 'fast' the "
+        "highest, 'medium' the middle one, or the lower of two",
+    )
     table: str | None = Field(None, description="id of the spec's coefficient table to use")
     coefficients: tuple[float, ...] | None = Field(
         None, min_length=1, description="polynomial to use instead, highest order first"
@@ -66,13 +71,17 @@ class TeaCache(Strategy):
         "zero", description="what a negative rescaled change counts as; 'none' is as published"
     )
 
+    @model_validator(mode="after")
+    def _one_threshold(self) -> TeaCache:
+        if self.quality is not None and self.threshold is not None:
+            raise ValueError("give either a threshold or a quality")
+        return self
+
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
         table = self._table(bound.spec, config)
         coefficients = self.coefficients or (tuple(table.coefficients) if table else (1.0, 0.0))
-        threshold, relative = self.threshold, False
-        if threshold is None and table is not None and table.thresholds:
-            threshold = table.thresholds[0]
-        elif threshold is None:
+        threshold, relative = self._level(bound.spec, table), False
+        if threshold is None:
             threshold, relative = UNCALIBRATED_THRESHOLD, True
         if table is None and self.coefficients is None:
             logger.info("teacache: no published coefficients for this %s", bound.spec.name)
@@ -88,6 +97,19 @@ class TeaCache(Strategy):
             last=1 if table is None or table.force_last else 0,
         )
         return Recipe(when=when, where=Blocks(), how=Reuse(), limits=limits)
+
+    def _level(self, spec: Spec, table: TeaCacheTable | None) -> float | None:
+        """The threshold that was given or published."""
+        levels = table.thresholds if table else []
+        if self.quality is not None and not levels:
+            raise ParameterError(
+                f"quality={self.quality!r} chooses among published thresholds, and there are none "
+                f"for this {spec.name}; give threshold= instead"
+            )
+        if self.threshold is not None or not levels:
+            return self.threshold
+        place = {"slow": 0, "medium": (len(levels) - 1) // 2, "fast": len(levels) - 1}
+        return levels[place[self.quality or "slow"]]
 
     def _table(self, spec: Spec, config: Mapping[str, Any]) -> TeaCacheTable | None:
         from autocache.spec.schema import choose
