@@ -96,6 +96,8 @@ def _parameter(name: str, field: FieldInfo, universal: bool) -> ParameterInfo:
 def _words(annotation: Any) -> str:
     """A type as a reader of the documentation expects it."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _words(arguments[0])
     if origin is typing.Literal:
         return " or ".join(repr(value) for value in arguments)
     if origin in (typing.Union, types.UnionType):
