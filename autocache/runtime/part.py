@@ -57,7 +57,9 @@ class Part:
 
     def _own(self, moment: Moment) -> Decision:
         limits, when = self.recipe.limits, self.recipe.when
-        moment.forced = not moment.kept or limits.forces(moment) or limits.exhausted(moment)
+        # In places of exact reuse each sees for itself whether anything may stand in.
+        unready = not moment.kept and not self.recipe.where.exact
+        moment.forced = unready or limits.forces(moment) or limits.exhausted(moment)
         decision = when.decide(moment)
         if moment.forced and not decision.compute:
             # Nothing to stand in yet (the first step, a reset, an expert that takes over), or a
