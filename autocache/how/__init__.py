@@ -1,7 +1,8 @@
 """How: what stands in for what was skipped? One rule per file."""
 
+from autocache.how.aligned import Aligned
 from autocache.how.base import How
 from autocache.how.extrapolate import Extrapolate
 from autocache.how.reuse import Reuse
 
-__all__ = ["Extrapolate", "How", "Reuse"]
+__all__ = ["Aligned", "Extrapolate", "How", "Reuse"]

@@ -34,14 +34,18 @@ class Entry:
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         return output
 
-    def added(self, moment: Moment, now: torch.Tensor) -> torch.Tensor | None:
-        """What was added since, in the stream's dtype; None where the model wrote into the stream,
-        so that it is not known."""
+    def before(self, moment: Moment) -> torch.Tensor | None:
+        """The stream as it entered; None where the model wrote into it, so that it is not known."""
         if self not in moment.flights:
             return None
         before, version = moment.flights.pop(self)
+        return before if _version(before) == version else None
+
+    def added(self, moment: Moment, now: torch.Tensor) -> torch.Tensor | None:
+        """What was added since, in the stream's dtype; None where it is not known."""
+        before = self.before(moment)
         # A block may cast what it hands on to its sub-modules.
-        return (now - before).to(before.dtype) if _version(before) == version else None
+        return None if before is None else (now - before).to(before.dtype)
 
 
 def _version(tensor: torch.Tensor) -> int:

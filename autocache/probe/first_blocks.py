@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from autocache.errors import ParameterError
 from autocache.probe.entry import Entry
 from autocache.runtime.intercept import COMPUTE
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autocache.runtime.intercept import Site
+    from autocache.runtime.moment import Moment
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound, BoundStack
 
@@ -21,11 +24,13 @@ if TYPE_CHECKING:
 class FirstBlocks:
     """What the first `count` blocks of a stack add to the latent stream.
 
-    The stack is the first one, or the one of the given path. Shape: that of the latent stream.
+    The stack is the first one, or the one of the given path. Shape: that of the latent stream. With
+    `states` it is the stream itself, before and after them, stacked in a new first dimension.
     """
 
     count: int = 1
     stack: str | None = None
+    states: bool = False
 
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         stack = bound.stack(self.stack)
@@ -35,12 +40,13 @@ class FirstBlocks:
                 f"has {len(stack.blocks)}"
             )
         entry, last = Entry(part, stack, 0), stack.blocks[self.count - 1]
-        return [(stack.blocks[0], entry), (last, _Exit(entry, stack))]
+        return [(stack.blocks[0], entry), (last, _Exit(entry, stack, self.states))]
 
 
 class _Exit:
-    def __init__(self, entry: Entry, stack: BoundStack) -> None:
+    def __init__(self, entry: Entry, stack: BoundStack, states: bool) -> None:
         self.entry = entry
+        self.states = states
         self.session = entry.part.session
         returns = stack.spec.returns
         self.index = (
@@ -51,9 +57,15 @@ class _Exit:
         return COMPUTE
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        moment = self.entry.part.moment
-        if moment is not None and self.entry in moment.flights:
+        entry, moment = self.entry, self.entry.part.moment
+        if moment is not None and entry in moment.flights:
             after = output if self.index is None else output[self.index]
             # Where it is not known, the step is computed.
-            moment.probe = self.entry.added(moment, after)
+            moment.probe = (
+                self._states(moment, after) if self.states else entry.added(moment, after)
+            )
         return output
+
+    def _states(self, moment: Moment, after: torch.Tensor) -> torch.Tensor | None:
+        before = self.entry.before(moment)
+        return None if before is None else torch.stack((before, after.to(before.dtype)))

@@ -17,6 +17,7 @@ _HOME = {
     "customcache": "CustomCache",
     "dbcache": "DBCache",
     "deepcache": "DeepCache",
+    "dicache": "DiCache",
     "dit_block": "DitBlock",
     "fbcache": "FBCache",
     "fora": "Fora",

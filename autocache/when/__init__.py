@@ -10,6 +10,7 @@ from autocache.when.magnitude import Magnitude
 from autocache.when.mask import Mask
 from autocache.when.motion import Motion
 from autocache.when.residual import Residual
+from autocache.when.trajectory import Trajectory
 
 __all__ = [
     "Accumulated",
@@ -21,5 +22,6 @@ __all__ = [
     "Mask",
     "Motion",
     "Residual",
+    "Trajectory",
     "When",
 ]

@@ -28,19 +28,23 @@ class Blocks(Where):
 
     A stack that is not named is left alone. Without a range, all blocks but the share `margin` of
     each stack at both its ends. `only` narrows the choice further. `raw_input_for_one` restores an
-    upstream bug (see `dit_block`).
+    upstream bug (see `dit_block`). `from_input` counts the residual from the input of the stack's
+    first block, though that runs: what the blocks before the range add is then filled in as well.
     """
 
     blocks: BlockRanges | None = None
     margin: float = 0.0
     raw_input_for_one: bool = False
     only: BlockRanges | None = None
+    from_input: bool = False
 
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         sites: list[tuple[nn.Module, Site]] = []
         spans = self._spans(bound)
         for stack, (start, end) in spans:
             span = Span(part, stack, start, end, self.raw_input_for_one, len(spans))
+            if self.from_input and start > 0:
+                sites.append((stack.blocks[0], Anchor(span, stack.binders[0])))
             for index in range(start, end):
                 signature = stack.binders[index]
                 site = BlockSite(span, signature, first=index == start, last=index == end - 1)
@@ -121,14 +125,23 @@ class Span:
     def open(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> Flight:
         decision = self.part.decide(moment)
         skip = not decision.compute and self._ready(moment, streams)
-        if skip or decision.keep or moment.call.dry_run:
-            streams = tuple(self._own(s) for s in streams)
+        anchored = moment.flights.pop(self, None)
+        if anchored is not None:
+            streams, versions = anchored
+        else:
+            if skip or decision.keep or moment.call.dry_run:
+                streams = tuple(self._own(s) for s in streams)
+            versions = _versions(streams)
         moment.record.sites[self.name] = self.part.recipe.how.action if skip else "computed"
         if skip:
             moment.record.action = self.part.recipe.how.action
-        versions = tuple(-1 if s is None or s.is_inference() else s._version for s in streams)
         flight = moment.flights[self.name] = Flight(skip, streams, versions)
         return flight
+
+    def anchor(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> None:
+        """Count the residual from these streams."""
+        streams = tuple(self._own(s) for s in streams)
+        moment.flights[self] = streams, _versions(streams)
 
     def _own(self, stream: torch.Tensor | None) -> torch.Tensor | None:
         if stream is not None and (self.clones or stream.is_inference()):
@@ -198,6 +211,30 @@ class Span:
         pairs = zip(self.close(moment, flight), left, strict=True)
         errors = [relative_l1(a, b) for a, b in pairs if a is not None and b is not None]
         moment.record.error = max([moment.record.error or 0.0, *errors])
+
+
+def _versions(streams: tuple[torch.Tensor | None, ...]) -> tuple[int, ...]:
+    return tuple(-1 if s is None or s.is_inference() else s._version for s in streams)
+
+
+class Anchor:
+    """The first block of a stack, from whose input a span counts its residual."""
+
+    def __init__(self, span: Span, signature: Signature) -> None:
+        self.span = span
+        self.signature = signature
+        self.session = span.part.session
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        moment = self.span.part.moment
+        if moment is not None:
+            names = self.span.returns
+            streams = tuple(self.signature.get(name, args, kwargs) for name in names)
+            self.span.anchor(moment, streams)
+        return PASS
+
+    def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+        return output
 
 
 class BlockSite:

@@ -58,6 +58,7 @@ NEVER = {
     "customcache": {"threshold": 0},
     "deepcache": {"interval": 1},
     "dbcache": {"threshold": 0},
+    "dicache": {"threshold": 0},
     "dit_block": {"step_interval": 1},
     "fbcache": {"threshold": 0},
     "fora": {"interval": 1},
