@@ -2,7 +2,9 @@
 
 from autocache.how.aligned import Aligned
 from autocache.how.base import How
+from autocache.how.blend import Blend
 from autocache.how.extrapolate import Extrapolate
+from autocache.how.frequency import Frequency
 from autocache.how.reuse import Reuse
 
-__all__ = ["Aligned", "Extrapolate", "How", "Reuse"]
+__all__ = ["Aligned", "Blend", "Extrapolate", "Frequency", "How", "Reuse"]

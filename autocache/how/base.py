@@ -25,6 +25,9 @@ class How:
     pushes: bool = False
     """Whether what it filled in is remembered like what was computed."""
 
+    spatial: bool = False
+    """Whether the last two axes must be the height and width of a grid."""
+
     def fill(self, values: Sequence[Value], moment: Moment) -> torch.Tensor:
         """The value at this moment, from at least one value at earlier steps, oldest first."""
         raise NotImplementedError
