@@ -14,7 +14,9 @@ from typing_extensions import Self
 from autocache.errors import nearest
 
 Kind = Literal["self", "joint", "cross", "temporal"]
-Guidance = Literal["none", "embedded", "batched", "sequential"]
+Guidance = Literal["none", "embedded", "batched", "batched_conditional_first", "sequential"]
+"""How a pipeline calls the denoiser: without an unconditional branch, with both in one batch
+(the unconditional one first, or last), or once for each (the conditional one first)."""
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[Name], Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]

@@ -5,6 +5,7 @@ from autocache.when.base import When
 from autocache.when.broadcast import Broadcast
 from autocache.when.centred import Centred
 from autocache.when.codebook import Codebook
+from autocache.when.conditional import Conditional
 from autocache.when.interval import Interval
 from autocache.when.magnitude import Magnitude
 from autocache.when.mask import Mask
@@ -17,6 +18,7 @@ __all__ = [
     "Broadcast",
     "Centred",
     "Codebook",
+    "Conditional",
     "Interval",
     "Magnitude",
     "Mask",

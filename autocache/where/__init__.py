@@ -4,6 +4,19 @@ from autocache.where.base import Around, BlockRanges, Where
 from autocache.where.blocks import Blocks
 from autocache.where.deep_features import DeepFeatures
 from autocache.where.denoiser import Denoiser
+from autocache.where.guidance import GRIDS, Guidance, GuidanceStyle
 from autocache.where.submodules import EVERY_KIND, Submodules
 
-__all__ = ["EVERY_KIND", "Around", "BlockRanges", "Blocks", "DeepFeatures", "Denoiser", "Submodules", "Where"]
+__all__ = [
+    "EVERY_KIND",
+    "GRIDS",
+    "Around",
+    "BlockRanges",
+    "Blocks",
+    "DeepFeatures",
+    "Denoiser",
+    "Guidance",
+    "GuidanceStyle",
+    "Submodules",
+    "Where",
+]
