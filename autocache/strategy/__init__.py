@@ -19,6 +19,7 @@ _HOME = {
     "deepcache": "DeepCache",
     "dicache": "DiCache",
     "dit_block": "DitBlock",
+    "fastercache": "FasterCache",
     "fbcache": "FBCache",
     "fora": "Fora",
     "magcache": "MagCache",
