@@ -177,13 +177,15 @@ def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
         given = getattr(spec, key)
         if given is not None and given not in names:
             yield (key,), _no_argument(given, type(model), names)
+    if spec.unet is not None:
+        # A UNet is put together from levels with and without attention.
+        return
     # What does not change with time may be absent from a checkpoint, an image embedder for one.
     if spec.invariant and not any(named(model, pattern) for pattern in spec.invariant):
         yield ("invariant",), f"no module of {type(model).__name__} fits any of these patterns"
     for key in ("attention", "feed_forward"):
         for i, pattern in enumerate(getattr(spec, key)):
-            # A UNet is put together from levels with and without attention.
-            if spec.unet is None and not named(model, pattern):
+            if not named(model, pattern):
                 at = (key, pattern if key == "attention" else i)
                 yield at, f"no module of {type(model).__name__} fits {pattern!r}"
 

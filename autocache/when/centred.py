@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 from autocache.runtime.moment import Decision, Moment
 from autocache.when.base import When
@@ -51,15 +52,14 @@ class Centred(When):
 def _steps(total: int, interval: int, center: int, power: float, signed: bool) -> tuple[int, ...]:
     import numpy as np
 
-    def to(exponent: float, values: np.ndarray) -> np.ndarray:
+    def to(exponent: float, values: Any) -> Any:
         if signed:
             return np.sign(values) * np.abs(values) ** exponent
         return values**exponent
 
     count = -(-total // interval)
-    ends = np.array([-center, total - center], dtype=float if signed else complex)
     while power > 1:
-        low, high = to(1 / power, ends)
+        low, high = to(1 / power, -center), to(1 / power, total - center)
         distances = np.real(to(power, np.linspace(low, high, count + 1))).astype(int)
         found = [0, *(int(distance) + center for distance in np.unique(distances)[1:-1])]
         if len(found) == count:
