@@ -59,7 +59,8 @@ class DitBlock(Scheduled):
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
         published = preset(bound, self.name, config)
         known = dict(published.parameters) if published else {}
-        blocks = self.blocks or known.get("blocks")
+        ranges = {path: tuple(ends) for path, ends in known.get("blocks", {}).items()}
+        blocks = self.blocks or ranges or None
         if self.block_start is not None or self.block_end is not None:
             blocks = (self.block_start or 0, self.block_end or bound.block_count)
         when = self.interval(published, end_share=1.0)
