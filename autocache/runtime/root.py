@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autocache.errors import PatchError
+
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
 
@@ -48,6 +50,16 @@ class Leave(_Hook):
             self.session.end()
 
 
+@torch.compiler.disable
+def refuse(session: Session) -> None:
+    """Raises PatchError: calls cannot be skipped as a whole from inside what was compiled."""
+    raise PatchError(
+        f"{session.label} was given to torch.compile after it was patched, so its calls cannot be "
+        "skipped as a whole; compile it in place with its compile() method, or before "
+        "autocache.patch"
+    )
+
+
 class Around:
     """Stands where torch looks for a compiled form of the module, before it runs hooks or forward.
 
@@ -60,6 +72,9 @@ class Around:
         self.inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            # Traced, what the session decides now would be decided for ever.
+            refuse(self.session)
         return self.session.surround(self.inner or self.session.entry._call_impl, args, kwargs)
 
 

@@ -244,11 +244,7 @@ class Session:
         if self.here.track.surrounded or not self.arounds:
             return self.here.track.surrounded
         if root.is_surrounded(self):
-            raise PatchError(
-                f"{self.label} was given to torch.compile after it was patched, so its calls "
-                "cannot be skipped as a whole; compile it in place with its compile() method, or "
-                "before autocache.patch"
-            )
+            root.refuse(self)
         # Someone compiled the model in place since: go around what that made.
         root.surround(self)
         return False
