@@ -191,9 +191,9 @@ def test_pipeline_with_a_call_per_branch():
     assert torch.equal(run(pipe, steps=10, guided=True), plain)
 
 
-@pytest.mark.parametrize("name", ["cogvideox", "dit"])
+@pytest.mark.parametrize("name", ["cogvideox", "dit", "sdxl"])
 def test_pipeline_with_one_batch(name):
-    """The pipelines of CogVideoX and DiT, of which the one puts the conditional half first."""
+    """Video, image and UNet; DiT's pipeline puts the conditional half first."""
     pipe = make(name)
     plain = run(pipe, steps=10, guided=True, batch=2)
     patch = autocache.patch(pipe, "fastercache", guidance_interval=3, **WIDE)
