@@ -227,7 +227,7 @@ def test_the_conditional_half_is_the_one_that_is_run():
 def test_without_guidance(name):
     """No branch to predict, also in a batch of two; attention is reused at its own pace."""
     pipe = make(name)
-    patch = autocache.patch(pipe, "fastercache", guidance_interval=4, **WIDE)
+    patch = autocache.patch(pipe, "fastercache", guidance_interval=3, **WIDE)
     run(pipe, steps=8, batch=2)
     stats = patch.stats()
     assert stats.denoiser.run == stats.denoiser.total
