@@ -24,8 +24,8 @@ STACKED = tuple(name for name in NAMES if name not in UNETS)
 """Those whose blocks are in stacks, at one resolution."""
 
 FOR_LEVELS = {"deepcache"}
-FOR_ALL = FOR_LEVELS | {"attention", "fora", "pab", "taylorseer"}
-"""Strategies that UNets take: the levels' own, and those that act on sub-modules."""
+FOR_ALL = FOR_LEVELS | {"adastep", "attention", "easycache", "fora", "pab", "taylorseer"}
+"""Strategies that UNets take: the levels' own, and those that act on sub-modules or whole calls."""
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "FluxTransformer2DModel": {

@@ -251,3 +251,92 @@ def test_a_spec_of_ones_own_is_enough(run_python: Run, tmp_path: Path) -> None:
     (entry,) = json.loads((tmp_path / "stats.json").read_text())
     assert entry["passes"] == 10
     assert entry["block_calls"]["run"] < entry["block_calls"]["total"] == 40
+
+
+UNDESCRIBED = (
+    CONFIG
+    + """
+import json, os, warnings
+warnings.simplefilter("ignore")
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+
+class Foreign(ModelMixin, ConfigMixin):
+    @register_to_config
+    def __init__(self, sample_size=8, in_channels=4, out_channels=4):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, hidden_states, timestep, class_labels=None, return_dict=False):
+        return Transformer2DModelOutput(torch.sin(hidden_states * self.weight))
+
+def pipeline(transformer):
+    made = DiTPipeline(transformer, AutoencoderKL(**VAE), DDIMScheduler())
+    made.set_progress_bar_config(disable=True)
+    return made
+
+def passes(transformer, value):
+    os.environ["AUTOCACHE"] = value
+    pipe = pipeline(transformer)
+    pipe([1], num_inference_steps=8, guidance_scale=1.0)
+    found = autocache.stats(pipe)
+    return [found.strategy, found.denoiser.run, found.denoiser.total]
+
+import autocache
+os.environ["AUTOCACHE"] = "adastep:threshold=1.0"
+foreign = Foreign()
+seen = {
+    "adastep": passes(foreign, "adastep:threshold=1.0"),
+    "fewer_steps": passes(Foreign(), "fewer_steps:steps=3"),
+    "both": passes(Foreign(), "adastep:threshold=1.0 + fewer_steps:steps=5"),
+    "file": passes(Foreign(), "both.yaml"),
+}
+os.environ["AUTOCACHE"] = "teacache:threshold=1e+3+invariant"
+described = pipeline(DiTTransformer2DModel(**DIT))
+plain = pipeline(Foreign())
+seen["described"] = str(autocache.stats(described).strategy)
+seen["plain"] = autocache.is_patched(plain)
+os.environ["AUTOCACHE"] = "teacache+dit_block"
+try:
+    DiTTransformer2DModel(**DIT)
+except Exception as error:
+    seen["refused"] = f"{type(error).__name__}: {error}"
+os.environ["AUTOCACHE"] = "adastp"
+try:
+    pipeline(Foreign())
+except Exception as error:
+    seen["typo"] = f"{type(error).__name__}: {error}"
+print(json.dumps(seen))
+"""
+)
+
+BOTH = """
+strategy:
+  - strategy: adastep
+    parameters: {threshold: 1.0}
+  - fewer_steps
+"""
+
+
+def test_several_strategies_and_those_that_need_no_spec(run_python: Run, tmp_path: Path) -> None:
+    """Undescribed denoisers are patched with their pipeline; strategies are joined by a plus."""
+    (tmp_path / "both.yaml").write_text(BOTH)
+    script = UNDESCRIBED.replace('"both.yaml"', repr(str(tmp_path / "both.yaml")))
+    done = run_python("-c", script, AUTOCACHE="adastep:threshold=1.0")
+    seen = json.loads(done.stdout.splitlines()[-1])
+    name, ran, total = seen["adastep"]
+    assert (name, total) == ("adastep", 8)
+    assert ran < 8
+    assert seen["fewer_steps"] == ["fewer_steps", 3, 3]
+    assert seen["both"][0] == seen["file"][0] == "adastep+fewer_steps"
+    assert (seen["both"][2], seen["file"][2]) == (5, 4)
+    assert seen["described"] == "teacache+invariant"
+    assert not seen["plain"]
+    assert "teacache and dit_block cannot be combined" in seen["refused"]
+    assert "did you mean 'adastep'" in seen["typo"]
+    rows = [row for row in done.stderr.splitlines() if row.startswith("autocache: ")]
+    assert "autocache: adastep(threshold=1.0) on Foreign" in rows
+    assert sum("no model spec for Foreign" in row for row in rows) == 1

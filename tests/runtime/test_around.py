@@ -129,7 +129,7 @@ def test_compiled_in_place(name: str, first: str) -> None:
 
 @pytest.mark.parametrize("name", [FLUX, WAN])
 def test_given_to_torch_compile_before(name: str) -> None:
-    """What torch.compile returns is patched and its calls are left out; after, it is plain again."""
+    """What torch.compile returns is patched and skips calls; unpatched, it is plain again."""
     expected = _fresh(name)
     backend = Counting()
     model, inputs = tiny.build(name)

@@ -45,8 +45,8 @@ WITNESS = {
     "fbcache": {"threshold": 0.9},
     "magcache": {"ratios": [1.0, 1.2, 1.05, 1.02, 1.01, 1.0, 0.99, 0.95]},
 }
-"""Where a default waits for changes smaller than random weights make, for more steps, or for a table
-of a published checkpoint."""
+"""Where a default waits for changes smaller than random weights make, for more steps, or for a
+table of a published checkpoint."""
 
 
 @pytest.mark.parametrize(("name", "strategy"), pairs(STRATEGIES))
