@@ -24,9 +24,9 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch import nn
 from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from autocache.demo.clips import clips, random_clip, render_clips
+from autocache.demo.clips import FRAMES, Clip, clips, random_clip, render_clips
 from training import (
-    atomic_save,
+    encode_latents,
     load_in_float32,
     load_weights,
     moving_average,
@@ -255,34 +255,16 @@ def tokens(tokenizer: T5Tokenizer, captions: list[str]) -> tuple[torch.Tensor, t
     return read.input_ids, read.attention_mask
 
 
-@torch.no_grad()
-def encode_latents(folder: Path, vae: AutoencoderKLWan, device: torch.device, count: int) -> dict:
-    """Latents and captions of `count` training clips, each latent channel of unit variance."""
-    path = folder / "latents.pt"
-    if path.exists():
-        return torch.load(path)
-    source, rng = clips(SEED, held_out=False), random.Random(SEED)
-    latents, captions = [], []
-    for done in range(0, count, 100):
-        batch = [next(source) for _ in range(100)]
-        pixels = render_clips(batch, rng).to(device) * 2 - 1
-        with torch.autocast(device.type, torch.bfloat16):
-            mean = vae.encode(pixels).latent_dist.mean
-        latents.append(mean.float().cpu())
-        captions += [clip.caption for clip in batch]
-        if done % 1000 == 0:
-            print(f"latents {done}/{count}", flush=True)
-    stacked = torch.cat(latents)
-    mean, std = stacked.mean((0, 2, 3, 4)), stacked.std((0, 2, 3, 4))
-    stacked = (stacked - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)
-    data = {
-        "latents": stacked.half(),
-        "captions": captions,
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-    }
-    atomic_save(data, path)
-    return data
+def unit_channels(data: dict) -> tuple[torch.Tensor, list[float], list[float]]:
+    """Latents of unit variance in each channel, and the autoencoder's means and deviations."""
+    latents = data["latents"].float()
+    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    latents = (latents - mean.view(1, -1, 1, 1, 1)) / std.view(1, -1, 1, 1, 1)
+    return (
+        latents.half(),
+        (data["shift"] + mean / data["scale"]).tolist(),
+        (std / data["scale"]).tolist(),
+    )
 
 
 def noise_levels(batch: int, generator: torch.Generator) -> torch.Tensor:
@@ -292,7 +274,9 @@ def noise_levels(batch: int, generator: torch.Generator) -> torch.Tensor:
     return torch.where(torch.rand(batch, generator=generator) < NOISE_SHARE, noisiest, middle)
 
 
-def train_denoiser(folder: Path, device: torch.device, data: dict, steps: int, batch: int) -> None:
+def train_denoiser(
+    folder: Path, device: torch.device, data: dict, steps: int, batch: int, *, compiled: bool
+) -> None:
     tokenizer = build_tokenizer(folder)
     torch.manual_seed(SEED)
     check_padding(tokenizer)
@@ -302,7 +286,11 @@ def train_denoiser(folder: Path, device: torch.device, data: dict, steps: int, b
     for name, parameter in model.named_parameters():
         is_matrix = "transformer.blocks" in name and name.endswith("weight") and parameter.ndim == 2
         (inside if is_matrix else outside).append(parameter)
-    latents = data["latents"]
+    average = moving_average(model)
+    if compiled:
+        for block in model.transformer.blocks:
+            block.compile()
+    latents = unit_channels(data)[0]
     ids, masks = tokens(tokenizer, [*data["captions"], ""])
 
     def loss_of(step: int) -> torch.Tensor:
@@ -323,7 +311,7 @@ def train_denoiser(folder: Path, device: torch.device, data: dict, steps: int, b
         optimizers(inside, outside),
         steps,
         loss_of,
-        average=moving_average(model),
+        average=average,
     )
 
 
@@ -332,7 +320,7 @@ def export(folder: Path, out: Path, vae: AutoencoderKLWan, data: dict, *, averag
     tokenizer = build_tokenizer(folder)
     model = Denoiser(tokenizer)
     load_weights(model, folder / "denoiser.pt", averaged=averaged)
-    scaled = build_autoencoder(data["mean"], data["std"])
+    scaled = build_autoencoder(*unit_channels(data)[1:])
     scaled.load_state_dict(vae.state_dict())
     pipeline(model, tokenizer, scaled).to(torch.float16).save_pretrained(out)
     load_in_float32(out, "text_encoder")
@@ -347,10 +335,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("examples/models/shapes_wan"))
     parser.add_argument("--device", default="cpu", help="any torch device")
-    parser.add_argument("--autoencoder-steps", type=int, default=1200)
-    parser.add_argument("--denoiser-steps", type=int, default=4500)
-    parser.add_argument("--clips", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--autoencoder-steps", type=int, default=2200)
+    parser.add_argument("--denoiser-steps", type=int, default=5000)
+    parser.add_argument("--clips", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the blocks: faster where it works"
+    )
     parser.add_argument(
         "--raw", action="store_true", help="export the last weights, not their moving average"
     )
@@ -363,19 +354,30 @@ def main() -> None:
     torch.manual_seed(SEED)
     vae = build_autoencoder().to(device)
 
+    def pixels(batch: list[Clip], rng: random.Random) -> torch.Tensor:
+        return render_clips(batch, rng).to(device) * 2 - 1
+
     def draw(step: int) -> torch.Tensor:
         rng = random.Random(f"autoencoder-{SEED}-{step}")
         length = rng.choice(AUTOENCODER_FRAMES)
         batch = [random_clip(rng) for _ in range(max(AUTOENCODER_FRAMES) * 4 // length)]
-        pixels = render_clips(batch, rng).to(device) * 2 - 1
-        first = rng.randrange(pixels.shape[2] - length + 1)
-        return pixels[:, :, first : first + length]
+        first = rng.randrange(FRAMES - length + 1)
+        return pixels(batch, rng)[:, :, first : first + length]
 
     checkpoint, chosen = options.work / "autoencoder.pt", autoencoder_optimizers(vae)
     train_autoencoder(checkpoint, vae, options.autoencoder_steps, draw, chosen)
-    data = encode_latents(options.work, vae, device, options.clips)
+    source, rng = clips(SEED, held_out=False), random.Random(SEED)
+    latents = options.work / "latents.pt"
+    data = encode_latents(latents, vae, source, lambda batch: pixels(batch, rng), options.clips)
     if not options.export_only:
-        train_denoiser(options.work, device, data, options.denoiser_steps, options.batch)
+        train_denoiser(
+            options.work,
+            device,
+            data,
+            options.denoiser_steps,
+            options.batch,
+            compiled=options.compile,
+        )
     export(options.work, options.out, vae.cpu(), data, averaged=not options.raw)
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 CLIP_SIZE = 32
 FRAMES = 17
 
-RADII = {"small": 5.0, "large": 7.4}
+RADII = {"small": 6.0, "large": 9.0}
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-SPEEDS = {"slowly": 4.0, "quickly": 12.0}
+SPEEDS = {"slowly": 3.5, "quickly": 10.0}
 """Pixels from the first frame to the last."""
 VOCABULARY = (RADII, COLOURS, SHAPES, DIRECTIONS, SPEEDS, TINTS)
 """The words of a clip, in the order of its fields."""
