@@ -63,10 +63,11 @@ class Timesteps(Where):
                 f"keep names step {self.keep[-1]}, and the scheduler has {len(times)} steps, "
                 "counted from 0"
             )
-        if not isinstance(sigmas, torch.Tensor) or len(sigmas) != len(times) + 1:
+        single = getattr(scheduler, "order", 1) == 1
+        if not single or not isinstance(sigmas, torch.Tensor) or len(sigmas) != len(times) + 1:
             raise ParameterError(
-                f"keep: a {type(scheduler).__name__} works out where a step ends from their "
-                "number, so single ones cannot be left out; give steps or ratio instead"
+                f"keep: a {type(scheduler).__name__} has no list of noise levels, one for each "
+                "step, so single steps cannot be left out; give steps or ratio instead"
             )
         chosen = list(self.keep)
         scheduler.timesteps = times[chosen]

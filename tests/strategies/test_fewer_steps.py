@@ -103,6 +103,12 @@ def test_what_a_scheduler_cannot_do_is_said():
             pytest.raises(ParameterError, match=r"DDIMScheduler .* give .*steps or ratio"),
         ):
             run(pipe, steps=4)
+    pipe.scheduler = diffusers.HeunDiscreteScheduler()
+    with (
+        autocache.patched(pipe, "fewer_steps", keep=[0, 2]),
+        pytest.raises(ParameterError, match=r"HeunDiscreteScheduler .* give steps or ratio"),
+    ):
+        run(pipe, steps=4)
     flux = make("flux")
     with (
         autocache.patched(flux, "fewer_steps", keep=[0, 4]),
