@@ -153,6 +153,13 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 INTEGER_TIMESTEP = {"CogVideoXTransformer3DModel", "DiTTransformer2DModel"}
 
 
+PACKED = {
+    ("FluxTransformer2DModel", "seacache"),
+    ("QwenImageTransformer2DModel", "seacache"),
+}
+"""Latents packed into tokens have no frequencies."""
+
+
 def pairs(strategies: Iterable[str]) -> list[tuple[str, str]]:
     """Model and strategy, for every strategy that applies to the model."""
     return [
@@ -160,6 +167,7 @@ def pairs(strategies: Iterable[str]) -> list[tuple[str, str]]:
         for strategy in strategies
         for name in NAMES
         if (strategy in FOR_ALL if name in UNETS else strategy not in FOR_LEVELS)
+        and (name, strategy) not in PACKED
     ]
 
 

@@ -22,7 +22,7 @@ class Aligned(How):
 
     `g` is the progress that the rule measured (see `when.Trajectory`), 1 under any other rule.
 
-    Source: DiCache, arXiv 2508.17356; algorithms.md section 17.
+    Source: DiCache, arXiv 2508.17356.
     """
 
     action: ClassVar[Action] = "predicted"

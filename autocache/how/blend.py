@@ -24,7 +24,7 @@ class Blend(How):
     a generation of unknown length it stays what it is at the first. With `feed_back` what was
     filled in counts as a value for later steps, as diffusers has it and the official code has not.
 
-    Source: FasterCache, arXiv 2410.19355; algorithms.md section 15.1.
+    Source: FasterCache, arXiv 2410.19355.
     """
 
     weight: float | tuple[float, float] = 0.5

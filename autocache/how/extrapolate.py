@@ -31,7 +31,7 @@ class Extrapolate(How):
     `taylor` by `s^j H_j(s x) / j!`, `s` being `scale` and `H` the physicists' polynomials. Order 0
     is reuse in each. Accumulates in float32.
 
-    Source: TaylorSeer, arXiv 2503.06923; HiCache, arXiv 2508.16984; algorithms.md sections 6, 17.
+    Source: TaylorSeer, arXiv 2503.06923; HiCache, arXiv 2508.16984.
     """
 
     order: int = 1

@@ -28,8 +28,8 @@ class Frequency(How):
     that the weights compound over consecutive skips. The last two axes are height and width, and
     only they are transformed. The spectrum is taken in float32.
 
-    Source: FasterCache, arXiv 2410.19355; algorithms.md section 15.2, where the two parts are kept
-    as spectra. The transform is linear, so one real tensor does, at a quarter of the memory.
+    Source: FasterCache, arXiv 2410.19355, where the two parts are kept as spectra. The transform is
+    linear, so one real tensor does, at a quarter of the memory.
     """
 
     alpha_low: float = 1.1

@@ -42,9 +42,9 @@ class AdaCache(Strategy):
     Choose it: for videos whose content moves unevenly, with `moreg`, or where teacache has no
     coefficients. Not with few steps: a rate reaches several steps ahead and cannot be taken back.
 
-    Source: AdaCache, arXiv 2411.02397; algorithms.md section 7. Upstream keeps two residuals per
-    block and adds them in turn, which sums up to the same R. Upstream measures block 13; LightX2V
-    the middle one, as here, and does without the two last steps (`last_steps=0`).
+    Source: AdaCache, arXiv 2411.02397. Upstream keeps two residuals per block and adds them in
+    turn, which sums up to the same R. Upstream measures block 13; LightX2V the middle one, as here,
+    and does without the two last steps (`last_steps=0`).
     """
 
     name: ClassVar[str] = "adacache"

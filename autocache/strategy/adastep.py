@@ -33,10 +33,10 @@ class AdaStep(Strategy):
     Choose it: for any denoiser at 30 steps or more. Multistep schedulers (DPM++, UniPC) take a
     reused output into their history as if it were new, so prefer a lower threshold there.
 
-    Source: AdaStep of MindIE's CogVideoX, related to AdaptiveDiffusion, arXiv 2410.09873;
-    algorithms.md section 3.2. Upstream skips the last step too (last_steps=0), keeps one output for
-    all calls of a step, and lets the decayed limit leak into the next generation, which no option
-    restores: one generation never depends on another here.
+    Source: AdaStep of MindIE's CogVideoX, related to AdaptiveDiffusion, arXiv 2410.09873. Upstream
+    skips the last step too (last_steps=0), keeps one output for all calls of a step, and lets the
+    decayed limit leak into the next generation, which no option restores: one generation never
+    depends on another here.
     """
 
     name: ClassVar[str] = "adastep"

@@ -33,7 +33,7 @@ class Attention(Scheduled):
     Choose it: when attention dominates the time (long videos) and memory is plentiful; gates and
     modulation stay fresh, so it is gentler than skipping blocks. dit_block keeps far less.
 
-    Source: MindIE-SD AttentionCache; algorithms.md section 2.
+    Source: MindIE-SD AttentionCache.
     """
 
     name: ClassVar[str] = "attention"

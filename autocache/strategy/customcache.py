@@ -31,8 +31,8 @@ class CustomCache(TeaCache):
     Choose it: instead of teacache at thresholds that skip several steps in a row. Where a single
     step is skipped now and then it gains little, and takes twice the memory.
 
-    Source: LightX2V's Custom mode, no paper; algorithms.md section 8. Upstream ships threshold 0.26
-    for Wan; the default here is the gentlest published for the coefficients. Order 0 is teacache.
+    Source: LightX2V's Custom mode, no paper. Upstream ships threshold 0.26 for Wan; the default
+    here is the gentlest published for the coefficients. Order 0 is teacache.
     """
 
     name: ClassVar[str] = "customcache"

@@ -39,11 +39,11 @@ class DBCache(Strategy):
     speed for accuracy. In few steps the default warm-up leaves little or nothing to skip: give
     warmup_steps, or a mask, which with mask_policy="static" is a fixed schedule.
 
-    Source: cache-dit's DBCache; algorithms.md sections 13 and 9. Upstream never resets the sum that
-    accumulated_limit bounds (accumulated_resets=False does so too), forecasts only from four
-    computed steps on, lets a static mask overrule the other limits and, before 1.5.3, miscounts
-    skips in a row. LightX2V's DualBlock is fn=5, bn=5, threshold=0.03, warmup_steps=0,
-    reference="previous_step", downsample=2.
+    Source: cache-dit's DBCache. Upstream never resets the sum that accumulated_limit bounds
+    (accumulated_resets=False does so too), forecasts only from four computed steps on, lets a
+    static mask overrule the other limits and, before 1.5.3, miscounts skips in a row. LightX2V's
+    DualBlock is fn=5, bn=5, threshold=0.03, warmup_steps=0, reference="previous_step",
+    downsample=2.
     """
 
     name: ClassVar[str] = "dbcache"

@@ -30,9 +30,9 @@ class DeepCache(Strategy):
     Choose it: for UNets, such as Stable Diffusion and SDXL. A diffusion transformer has no levels
     to cut between.
 
-    Source: DeepCache, arXiv 2312.00858; algorithms.md section 10. Its code takes the real part of a
-    complex power, as we do; `signed_power` follows the paper's text. Where no power gives enough
-    steps we fall back on the uniform schedule; upstream raises an error.
+    Source: DeepCache, arXiv 2312.00858. Its code takes the real part of a complex power, as we do;
+    `signed_power` follows the paper's text. Where no power gives enough steps we fall back on the
+    uniform schedule; upstream raises an error.
     """
 
     name: ClassVar[str] = "deepcache"

@@ -40,8 +40,8 @@ class DiCache(Strategy):
     Choose it: in place of fbcache where several steps are skipped in a row. It keeps about twice as
     much, and its residual is that of the whole stack, so the first blocks' own work is filled in.
 
-    Source: DiCache, arXiv 2508.17356; algorithms.md section 17. Upstream computes one more of the
-    first steps than its share of them, and fills in the latent stream only.
+    Source: DiCache, arXiv 2508.17356. Upstream computes one more of the first steps than its share
+    of them, and fills in the latent stream only.
     """
 
     name: ClassVar[str] = "dicache"

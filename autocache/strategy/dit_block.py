@@ -32,8 +32,8 @@ class DitBlock(Scheduled):
     Choose it: when memory is tight, when the decision must not wait for the device, or when a
     range found by search is known for the model. An adaptive strategy spends its steps better.
 
-    Source: MindIE-SD DiTCache, same family as Delta-DiT, arXiv 2406.01125; algorithms.md section 1.
-    Upstream ignores step_end and corrupts a range of one block: `mindie_compat` does so too.
+    Source: MindIE-SD DiTCache, same family as Delta-DiT, arXiv 2406.01125. Upstream ignores
+    step_end and corrupts a range of one block: `mindie_compat` does so too.
     """
 
     name: ClassVar[str] = "dit_block"

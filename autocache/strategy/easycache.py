@@ -33,9 +33,9 @@ class EasyCache(Strategy):
     Choose it: for any denoiser, also one without a spec, at about 20 steps or more. It costs two
     host syncs per step; where a published table fits the checkpoint, teacache is more selective.
 
-    Source: EasyCache, arXiv 2507.02860; algorithms.md section 17. Published for 50 steps: threshold
-    .05 and 10 exact steps (Wan), .025 and 5 (HunyuanVideo). Upstream never rescales the exact steps
-    to the step count; warmup_steps fixes them.
+    Source: EasyCache, arXiv 2507.02860. Published for 50 steps: threshold .05 and 10 exact steps
+    (Wan), .025 and 5 (HunyuanVideo). Upstream never rescales the exact steps to the step count;
+    warmup_steps fixes them.
     """
 
     name: ClassVar[str] = "easycache"

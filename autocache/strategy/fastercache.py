@@ -41,9 +41,9 @@ class FasterCache(Strategy):
     for video and image models whose latent is a grid. Where it is packed into tokens (FLUX, Qwen)
     or guidance is distilled, only attention is reused, which other strategies do better.
 
-    Source: FasterCache, arXiv 2410.19355; algorithms.md section 15. Extrapolated attention does not
-    feed later extrapolations, as in the official code: `feed_back` does as diffusers. Distilled
-    models compute until something is kept, where diffusers fails.
+    Source: FasterCache, arXiv 2410.19355. Extrapolated attention does not feed later
+    extrapolations, as in the official code: `feed_back` does as diffusers. Distilled models compute
+    until something is kept, where diffusers fails.
     """
 
     name: ClassVar[str] = "fastercache"

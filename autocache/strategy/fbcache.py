@@ -33,9 +33,9 @@ class FBCache(Strategy):
     Choose it: on any model with block stacks, without calibration; a higher threshold skips more.
     Where the first block is a poor witness, as in some models of few steps, prefer dbcache.
 
-    Source: ParaAttention and diffusers' FirstBlockCache; algorithms.md sections 12 and 9. diffusers
-    also skips where d equals the threshold, whose default is .05 there. LightX2V's FirstBlock is
-    threshold=0.02, reference="previous_step", downsample=2.
+    Source: ParaAttention and diffusers' FirstBlockCache. diffusers also skips where d equals the
+    threshold, whose default is .05 there. LightX2V's FirstBlock is threshold=0.02,
+    reference="previous_step", downsample=2.
     """
 
     name: ClassVar[str] = "fbcache"

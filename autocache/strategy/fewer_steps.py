@@ -31,7 +31,7 @@ class FewerSteps(Strategy):
     Choose it: to compare with, or below a cache that acts on the steps that are left. It needs a
     pipeline, and one that starts at its first step: image-to-image counts its steps by itself.
 
-    Source: algorithms.md section 3.1; for optimised grids Align Your Steps, arXiv 2404.14507.
+    Source: every comparison of caches; for optimised grids Align Your Steps, arXiv 2404.14507.
     """
 
     name: ClassVar[str] = "fewer_steps"

@@ -31,8 +31,8 @@ class Fora(Strategy):
     Choose it: for many small steps (100 and more), which change little from one to the next, as a
     plain baseline without thresholds. At few steps forecasting or an adaptive method is closer.
 
-    Source: FORA, arXiv 2407.01425; algorithms.md section 11. Upstream counts steps down from the
-    last, so that its first gap may be shorter: `countdown` does so too.
+    Source: FORA, arXiv 2407.01425. Upstream counts steps down from the last, so that its first gap
+    may be shorter: `countdown` does so too.
     """
 
     name: ClassVar[str] = "fora"

@@ -38,10 +38,10 @@ class MagCache(Strategy):
     Choose it: when there is a table for the checkpoint, and every prompt is to skip the same steps.
     Not without one; teacache measures where this looks up.
 
-    Source: MagCache, arXiv 2506.09045; algorithms.md section 16. The retained first steps are
-    rounded as in diffusers and in the authors' FLUX script; their Wan script rounds down
-    (`retention_rounding`) and computes at equality (`strict`). The FLUX script never skips the step
-    that is the 12th of 28; here none is special.
+    Source: MagCache, arXiv 2506.09045. The retained first steps are rounded as in diffusers and in
+    the authors' FLUX script; their Wan script rounds down (`retention_rounding`) and computes at
+    equality (`strict`). The FLUX script never skips the step that is the 12th of 28; here none is
+    special.
     """
 
     name: ClassVar[str] = "magcache"
@@ -70,6 +70,7 @@ class MagCache(Strategy):
         return self
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
+        bound.stack()  # A model without blocks has no use for the ratios that would be asked for.
         table = self._table(bound.spec, config)
         ratios = table.ratios.get("all") or table.ratios["cond"]
         other = table.ratios.get("uncond")

@@ -49,8 +49,8 @@ class Pab(Strategy):
     where a reused attention saves its communication too. It skips attention only: of a model whose
     feed-forward dominates it skips little.
 
-    Source: PAB, arXiv 2408.12588; algorithms.md section 14. State is kept per guidance branch;
-    diffusers counts calls across branches and gives one the attention of another.
+    Source: PAB, arXiv 2408.12588. State is kept per guidance branch; diffusers counts calls across
+    branches and gives one the attention of another.
     """
 
     name: ClassVar[str] = "pab"

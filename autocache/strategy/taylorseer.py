@@ -40,9 +40,9 @@ class TaylorSeer(Strategy):
     Choose it: for many steps on a smooth trajectory, where the schedule should not wait for the
     device; scope="output" keeps least and skips most. Few steps leave nothing to forecast from.
 
-    Source: TaylorSeer, arXiv 2503.06923; algorithms.md section 6. `phase="diffusers"` computes the
-    steps that diffusers does, its lite mode being scope="output"; basis="newton" is exact for
-    polynomials in the timestep, which the published differences are not above order 1.
+    Source: TaylorSeer, arXiv 2503.06923. `phase="diffusers"` computes the steps that diffusers
+    does, its lite mode being scope="output"; basis="newton" is exact for polynomials in the
+    timestep, which the published differences are not above order 1.
     """
 
     name: ClassVar[str] = "taylorseer"

@@ -43,8 +43,8 @@ class TeaCache(Strategy):
     Choose it: where coefficients were published for the checkpoint. It needs one reduction and one
     host sync per step; without coefficients prefer a method that calibrates itself.
 
-    Source: TeaCache, arXiv 2411.19108; algorithms.md section 5. Upstream also adds up negative
-    values of the polynomial, which puts computing off without limit: poly_clip="none" does so too.
+    Source: TeaCache, arXiv 2411.19108. Upstream also adds up negative values of the polynomial,
+    which puts computing off without limit: poly_clip="none" does so too.
     """
 
     name: ClassVar[str] = "teacache"

@@ -34,7 +34,7 @@ class Accumulated(When):
     per step of this generation so far: a rule for models nobody has calibrated. `per_sample` takes
     the change of each sample of the batch by itself, and their mean.
 
-    Source: TeaCache, arXiv 2411.19108; algorithms.md section 5.
+    Source: TeaCache, arXiv 2411.19108.
     """
 
     measured: Probe

@@ -16,7 +16,7 @@ class Broadcast(When):
     A time is that of the first step that is not above it, so that times published for one step
     count serve any. What was kept is dropped with the last step that used it.
 
-    Source: the feed-forward of PAB, arXiv 2408.12588; algorithms.md section 14.
+    Source: the feed-forward of PAB, arXiv 2408.12588.
     """
 
     times: tuple[float, ...]

@@ -25,7 +25,7 @@ class Centred(When):
     With `signed` the steps before the centre mirror those after it; without, they are the real part
     of a complex power, as in the published code, and about evenly spaced.
 
-    Source: DeepCache, arXiv 2312.00858; algorithms.md section 10.
+    Source: DeepCache, arXiv 2312.00858.
     """
 
     interval: int

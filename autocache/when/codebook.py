@@ -50,7 +50,7 @@ class Codebook(When):
     The probe is measured in the middle of a computed step, so it decides on the steps after it; the
     step after the first computed one is computed as well, as there is nothing to compare yet.
 
-    Source: AdaCache, arXiv 2411.02397; algorithms.md section 7.
+    Source: AdaCache, arXiv 2411.02397.
     """
 
     measured: Probe

@@ -15,7 +15,7 @@ class Conditional(When):
     What stands in is then that of the conditional branch alone. A generation without guidance
     follows the rule in every step.
 
-    Source: FasterCache as diffusers has it; algorithms.md section 15.1.
+    Source: FasterCache as diffusers has it.
     """
 
     rule: When

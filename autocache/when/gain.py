@@ -25,7 +25,7 @@ class Gain(When):
     It is stated in inputs and outputs of the whole denoiser, so it goes with `where.Denoiser`. A
     `threshold` of 0 never skips.
 
-    Source: EasyCache, arXiv 2507.02860; algorithms.md section 17.
+    Source: EasyCache, arXiv 2507.02860.
     """
 
     threshold: float

@@ -18,8 +18,7 @@ class Interval(When):
     `phase` moves the computed steps after `start` by so many. `history` is how many steps up to
     `start` are remembered. `from_end` has the last step be a computed one of the pattern.
 
-    Source: MindIE-SD DiTCache and AttentionCache, FORA, TaylorSeer; algorithms.md sections 1, 2, 6
-    and 11.
+    Source: MindIE-SD DiTCache and AttentionCache, FORA, TaylorSeer.
     """
 
     interval: int

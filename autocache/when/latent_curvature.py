@@ -24,7 +24,7 @@ class LatentCurvature(When):
     Where no scheduler is heard, what the denoiser is given stands for what the step before made.
     A `threshold` of 0 never skips.
 
-    Source: AdaStep of MindIE's CogVideoX; algorithms.md section 3.2.
+    Source: AdaStep of MindIE's CogVideoX.
     """
 
     threshold: float

@@ -23,7 +23,7 @@ class Magnitude(When):
     nearest, or down with `round_down`. With `strict` the sum must be below the threshold. A
     `threshold` of 0 never skips.
 
-    Source: MagCache, arXiv 2506.09045; algorithms.md section 16.
+    Source: MagCache, arXiv 2506.09045.
     """
 
     ratios: tuple[float, ...]

@@ -58,7 +58,7 @@ class Mask(When):
     Steps after its end are computed. `history` is how many computed steps before a skipped one are
     remembered. `computes` can also bound another rule, as `Limits(mask=...)`.
 
-    Source: cache-dit's steps computation mask; algorithms.md section 13.
+    Source: cache-dit's steps computation mask.
     """
 
     pattern: str

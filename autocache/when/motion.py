@@ -33,7 +33,7 @@ class Motion:
     `frames` is the number of frames; without it, the latent's `axis` divided by `patch`. `steps`
     are for a generation of `of` steps and are rescaled to another total.
 
-    Source: AdaCache, arXiv 2411.02397; algorithms.md section 7.
+    Source: AdaCache, arXiv 2411.02397.
     """
 
     frames: int | None = None

@@ -29,8 +29,7 @@ class Residual(When):
     `limit_resets`, those of the whole generation. A threshold of 0 never skips, one of `certain` or
     more always does, and neither measures anything. A change that is not a number is computed.
 
-    Source: ParaAttention and cache-dit, strict as here; diffusers also skips at equality. See
-    algorithms.md sections 9, 12 and 13.
+    Source: ParaAttention and cache-dit, strict as here; diffusers also skips at equality.
     """
 
     measured: Probe

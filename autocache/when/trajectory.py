@@ -29,7 +29,7 @@ class Trajectory(When):
     last computed step but one to the last: `mean|P - P2| / mean|P1 - P2|`, within 1 and `most`.
     `Aligned` goes as far in what it fills in.
 
-    Source: DiCache, arXiv 2508.17356; algorithms.md section 17.
+    Source: DiCache, arXiv 2508.17356.
     """
 
     measured: Probe

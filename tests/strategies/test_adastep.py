@@ -13,7 +13,7 @@ import tiny
 
 
 class Upstream:
-    """The rule of algorithms.md section 3.2, with one output for each call of a step."""
+    """The published rule, with one output for each call of a step."""
 
     def __init__(self, pipe, threshold: float, decay: float, in_a_row: int, steps: int) -> None:
         self.threshold, self.decay, self.in_a_row, self.steps = threshold, decay, in_a_row, steps
