@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SLOT = "_compiled_call_impl"
 
+_opaque: Any = torch.compiler.disable
+
 
 class _Hook:
     """A module-level class, so that a copied model's hook belongs to the copy's own session."""
@@ -50,7 +52,7 @@ class Leave(_Hook):
             self.session.end()
 
 
-@torch.compiler.disable
+@_opaque
 def refuse(session: Session) -> None:
     """Raises PatchError: calls cannot be skipped as a whole from inside what was compiled."""
     raise PatchError(

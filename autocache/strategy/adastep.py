@@ -55,6 +55,5 @@ class AdaStep(Strategy):
         known = {"threshold": 0.015, "max_consecutive_skips": 4}
         known |= published.parameters if published else {}
         threshold = known["threshold"] if self.threshold is None else self.threshold
-        in_a_row = known["max_consecutive_skips"]
-        limits = Limits(last=1, max_consecutive_skips=in_a_row, shared=True)
+        limits = Limits(last=1, max_consecutive_skips=known["max_consecutive_skips"], shared=True)
         return Recipe(LatentCurvature(threshold, self.decay), Denoiser(), Reuse(), limits)
