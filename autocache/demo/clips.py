@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import random
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from autocache.demo.scenes import COLOURS, HELD_OUT_EVERY, SHAPES, TINTS, shape_mask
+from autocache.demo.scenes import COLOURS, SHAPES, TINTS, shape_mask
+from autocache.demo.split import chosen, endless, is_held_out
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +51,8 @@ class Clip:
 
     @property
     def held_out(self) -> bool:
-        """True for the share of clips (one in eight) that training never draws."""
-        return zlib.crc32(self.caption.encode()) % HELD_OUT_EVERY == 0
+        """True for the share of clips that training never draws."""
+        return is_held_out(self.caption)
 
 
 def random_clip(rng: random.Random) -> Clip:
@@ -59,13 +60,9 @@ def random_clip(rng: random.Random) -> Clip:
     return Clip(*(rng.choice(list(words)) for words in VOCABULARY))
 
 
-def clips(seed: int, *, held_out: bool):
+def clips(seed: int, *, held_out: bool) -> Iterator[Clip]:
     """Endless clips, either those of training or those training never saw."""
-    rng = random.Random(seed)
-    while True:
-        clip = random_clip(rng)
-        if clip.held_out == held_out:
-            yield clip
+    return endless(random_clip, seed, held_out=held_out)
 
 
 def held_out_clips(count: int, seed: int = 0) -> list[str]:
@@ -74,11 +71,7 @@ def held_out_clips(count: int, seed: int = 0) -> list[str]:
     Raises:
         ValueError: the split has fewer captions than `count`.
     """
-    captions = [clip.caption for words in product(*VOCABULARY) if (clip := Clip(*words)).held_out]
-    if count > len(captions):
-        raise ValueError(f"{count} held-out captions asked for, there are {len(captions)}")
-    random.Random(seed).shuffle(captions)
-    return captions[:count]
+    return chosen((Clip(*words).caption for words in product(*VOCABULARY)), count, seed)
 
 
 def parse_clip(caption: str) -> Clip:

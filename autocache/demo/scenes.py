@@ -7,9 +7,11 @@ of a caption is something the checker can read back from the pixels or the eye c
 from __future__ import annotations
 
 import random
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from autocache.demo.split import endless, is_held_out
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +44,6 @@ TINTS: dict[str, tuple[float, float, float]] = {
     "mint": (0.90, 1.08, 0.96),
 }
 LIGHTS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "above": (0.0, -1.0), "below": (0.0, 1.0)}
-
-HELD_OUT_EVERY = 8
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Scene:
     @property
     def held_out(self) -> bool:
         """True for the share of scenes (one in eight) that training never draws."""
-        return zlib.crc32(self._described("", "").encode()) % HELD_OUT_EVERY == 0
+        return is_held_out(self._described("", ""))
 
 
 def random_scene(rng: random.Random) -> Scene:
@@ -99,13 +99,9 @@ def random_scene(rng: random.Random) -> Scene:
     )
 
 
-def scenes(seed: int, *, held_out: bool):
+def scenes(seed: int, *, held_out: bool) -> Iterator[Scene]:
     """Endless scenes, either those of training or those training never saw."""
-    rng = random.Random(seed)
-    while True:
-        scene = random_scene(rng)
-        if scene.held_out == held_out:
-            yield scene
+    return endless(random_scene, seed, held_out=held_out)
 
 
 def parse(caption: str) -> Scene:

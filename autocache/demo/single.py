@@ -7,7 +7,6 @@ that varies is something the checker reads back from the pixels.
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from autocache.demo.scenes import (
     COLOURS,
-    HELD_OUT_EVERY,
     LIGHTS,
     SHAPES,
     SIZES,
@@ -24,6 +22,7 @@ from autocache.demo.scenes import (
     background,
     paint,
 )
+from autocache.demo.split import chosen, endless, is_held_out
 
 if TYPE_CHECKING:
     import torch
@@ -58,8 +57,8 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """True for the share of scenes (one in eight) that training never draws."""
-        return zlib.crc32(self.caption.encode()) % HELD_OUT_EVERY == 0
+        """True for the share of scenes that training never draws."""
+        return is_held_out(self.caption)
 
 
 def random_scene(rng: random.Random) -> Scene:
@@ -69,11 +68,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 def scenes(seed: int, *, held_out: bool) -> Iterator[Scene]:
     """Endless scenes, either those of training or those training never saw."""
-    rng = random.Random(seed)
-    while True:
-        scene = random_scene(rng)
-        if scene.held_out == held_out:
-            yield scene
+    return endless(random_scene, seed, held_out=held_out)
 
 
 def held_out(count: int, seed: int = 0) -> list[str]:
@@ -82,11 +77,7 @@ def held_out(count: int, seed: int = 0) -> list[str]:
     Raises:
         ValueError: the split has fewer captions than `count`.
     """
-    captions = [scene.caption for words in product(*WORDS) if (scene := Scene(*words)).held_out]
-    if count > len(captions):
-        raise ValueError(f"{count} held-out captions asked for, there are {len(captions)}")
-    random.Random(seed).shuffle(captions)
-    return captions[:count]
+    return chosen((Scene(*words).caption for words in product(*WORDS)), count, seed)
 
 
 def parse(caption: str) -> Scene:
