@@ -191,7 +191,7 @@ def main() -> None:
         "--weights",
         choices=("average", "last"),
         default="last",
-        help="export the last weights or their moving average, which lags behind what is learnt late",
+        help="export the last weights or their moving average, which lags behind",
     )
     parser.add_argument(
         "--export-only", action="store_true", help="export the checkpoints as they are"
