@@ -82,7 +82,8 @@ def parse_clip(caption: str) -> Clip:
     """
     words = caption.split()
     try:
-        clip = Clip(*words[1:4], *words[5:7], words[9])
+        named = [*words[1:4], *words[5:7], words[9]]
+        clip = Clip(*named)
     except (IndexError, TypeError):
         clip = None
     if clip is None or clip.caption != caption:

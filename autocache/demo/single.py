@@ -87,7 +87,8 @@ def parse(caption: str) -> Scene:
         ValueError: the caption is not of the form `Scene.caption` writes.
     """
     words = caption.split()
-    scene = Scene(*words[1:6], words[8], words[12]) if len(words) == 13 else None
+    named = [*words[1:6], words[8], words[12]] if len(words) == 13 else []
+    scene = Scene(*named) if named else None
     if scene is None or scene.caption != caption:
         example = random_scene(random.Random(0)).caption
         raise ValueError(f"not a scene caption: {caption!r}; expected the form {example!r}")

@@ -86,7 +86,7 @@ class Here(threading.local):
         self.track = Track()
         tracks.add(self.track)
         self.idle: list[Moment | None] = [None] * parts
-        self.acting = self.idle
+        self.acting: list[Moment | None] = self.idle
         """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
 
 

@@ -101,7 +101,8 @@ def bare(model: object) -> Spec:
     from autocache.spec.schema import Spec
 
     cls = type(model)
-    names = inspect.signature(cls.forward).parameters
+    forward: Any = getattr(cls, "forward", cls)
+    names = inspect.signature(forward).parameters
     for timestep in TIMESTEP_NAMES:
         if timestep in names:
             return Spec.model_construct(schema_=1, model=_qualified(cls), timestep=timestep)

@@ -11,6 +11,8 @@ import torch
 
 import autocache
 from autocache import demo
+from autocache.demo import clips, single
+from autocache.demo.prompts import held_out
 from autocache.errors import ParameterError
 
 STEPS = 8
@@ -32,10 +34,9 @@ CALLS: dict[str, tuple[type, dict[str, Any], str]] = {
     ),
 }
 PROMPTS = {
-    "shapes": "a left large plain red circle left of a right small plain blue square "
-    "on a grey background lit from left",
-    "shapes_sd": "a large red circle",
-    "shapes_wan": "a large red circle moving left slowly on a grey background",
+    "shapes": held_out(1)[0],
+    "shapes_sd": single.held_out(1)[0],
+    "shapes_wan": clips.held_out_clips(1)[0],
 }
 # Eight steps are fewer than the defaults warm up for, and the trained models are no published ones.
 OPTIONS: dict[str, dict[str, Any]] = {
