@@ -160,7 +160,8 @@ def export(folder: Path, out: Path, vae: AutoencoderKL, scale: float, *, average
     tokenizer = build_tokenizer(folder)
     model = Denoiser(tokenizer)
     load_weights(model, folder / "denoiser.pt", averaged=averaged)
-    vae.register_to_config(scaling_factor=scale, shift_factor=None)
+    # Its config would name the folder it was loaded from.
+    vae.register_to_config(scaling_factor=scale, shift_factor=None, _name_or_path="shapes")
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text_encoder,
