@@ -51,3 +51,4 @@ def test_data_travels_with_the_package(wheel: zipfile.ZipFile) -> None:
     assert "autocache/demo/infer.py" in names
     models = (ROOT / "autocache/demo/models").rglob("*.*")
     assert {path.relative_to(ROOT).as_posix() for path in models if path.is_file()} <= names
+    assert not [name for name in names if name.startswith("examples/") or "shapes_" in name]
