@@ -367,7 +367,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="any torch device")
     parser.add_argument("--autoencoder-steps", type=int, default=2200)
     parser.add_argument("--decoder-steps", type=int, default=1000)
-    parser.add_argument("--denoiser-steps", type=int, default=3500)
+    parser.add_argument("--denoiser-steps", type=int, default=3000)
     parser.add_argument("--clips", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
