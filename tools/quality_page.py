@@ -58,9 +58,11 @@ def _decibels(value: float | str) -> str:
 
 
 def _refusals(rows: dict[str, dict[str, Any]]) -> str:
-    reasons = [
-        f"- {name}: {row['does_not_apply']}" for name, row in rows.items() if "compute" not in row
-    ]
+    named: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if "compute" not in row:
+            named.setdefault(row["does_not_apply"], []).append(name)
+    reasons = [f"- {', '.join(names)}: {reason}" for reason, names in named.items()]
     return "\n".join(["Refused, with this reason:", "", *reasons]) if reasons else ""
 
 
