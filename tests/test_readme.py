@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
+from scripts import ROOT, tool
 
 
 def test_the_measured_part_is_generated_from_the_committed_results():
     """README's figures are those of the committed results, word for word."""
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "tools" / "readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    found = tool.MEASURED.search((ROOT / "README.md").read_text())
+    readme = tool("readme")
+    found = readme.MEASURED.search((ROOT / "README.md").read_text())
     assert found is not None
-    assert found[0] == found[1] + tool.measured() + found[2]
+    assert found[0] == found[1] + readme.measured() + found[2]
 
 
 def test_the_two_commands_are_make_targets():

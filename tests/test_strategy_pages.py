@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 import autocache
 from autocache.strategy import get
 from autocache.strategy.info import info
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def tool():
-    spec = importlib.util.spec_from_file_location("pages", ROOT / "tools" / "strategy_pages.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import ROOT, tool
 
 
 def test_the_pages_are_current():
     """docs/strategies is what tools/strategy_pages.py writes, file by file."""
     folder = ROOT / "docs" / "strategies"
-    assert {file.name: file.read_text() for file in folder.glob("*.md")} == tool().pages()
+    assert {file.name: file.read_text() for file in folder.glob("*.md")} == tool(
+        "strategy_pages"
+    ).pages()
 
 
 @pytest.mark.parametrize("name", [known.name for known in autocache.strategies()])
