@@ -33,7 +33,7 @@ $(VENV)/.demo: $(RECIPE) | $(BIN)/python
 $(VENV)/.dev: $(RECIPE) | $(BIN)/python
 	$(INSTALL) -e ".[dev]"
 	# The comparison with MindIE-SD reads its cache classes from the wheel, since installing it wants
-	# Ascend's runtime. Not every Python has a wheel; without one the comparison is skipped.
+	# Ascend's runtime. Where none is published for the Python at hand, the comparison is skipped.
 	-$(BIN)/python -m pip download --disable-pip-version-check --quiet -c constraints-dev.txt \
 		--no-deps --only-binary :all: --dest $(VENV)/peers mindiesd
 	touch $@ $(VENV)/.demo

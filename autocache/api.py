@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autocache import strategy as _strategies
-from autocache.errors import ParameterError, PatchError, UnknownModelError
+from autocache.errors import ParameterError, PatchError
 from autocache.run_stats import RunStats, collect
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
@@ -20,6 +20,7 @@ from autocache.spec.bind import bind
 from autocache.strategy.composition import Composition
 from autocache.strategy.custom import Custom
 from autocache.strategy.recipe import Strategy
+from autocache.targets import denoisers, describe, modules, uncompiled
 
 if TYPE_CHECKING:
     from autocache.how import How
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 Choice = str | Strategy | tuple[str, Mapping[str, Any]]
 """A strategy: its name, an object, or its name with parameters."""
-
-DENOISER_NAMES = ("transformer", "transformer_2", "unet", "prior", "decoder")
-"""Where diffusers' pipelines keep what may be a denoiser."""
 
 
 class Patch:
@@ -140,7 +138,7 @@ def patch(
         limit = parse_bytes(memory_limit)
     except ValueError as error:
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
-    models = _denoisers(target, spec, chosen)
+    models = denoisers(target, spec, chosen)
     planned = [_plan(model, chosen, spec, limit, dry_run) for model in models]
     if not isinstance(target, nn.Module):
         for session, _ in planned:
@@ -183,7 +181,7 @@ def stats(target: Any) -> RunStats:
     """
     found = _sessions(target)
     if not found:
-        raise PatchError(f"{_describe(target)} is not patched; call autocache.patch on it first")
+        raise PatchError(f"{describe(target)} is not patched; call autocache.patch on it first")
     files = [str(s.spec.file) if s.spec.file else None for s in found]
     return collect(found, found[0].patch.strategy, files)
 
@@ -209,10 +207,8 @@ def _strategy(strategy: Any, params: Mapping[str, Any]) -> Strategy | Compositio
         raise ParameterError(
             f"no strategy is given; expected one of {', '.join(_strategies.names())}, or when="
         )
-    if isinstance(strategy, list) or (
-        isinstance(strategy, tuple)
-        and not (len(strategy) == 2 and isinstance(strategy[1], Mapping))
-    ):
+    pair = isinstance(strategy, tuple) and len(strategy) == 2 and isinstance(strategy[1], Mapping)
+    if isinstance(strategy, (list, tuple)) and not pair:
         if not strategy:
             raise ParameterError("the list of strategies is empty")
         first, *others = strategy
@@ -247,7 +243,7 @@ def _plan(
     limit: int | None,
     dry_run: bool,
 ) -> tuple[Session, list]:
-    model = _uncompiled(entry)
+    model = uncompiled(entry)
     if getattr(model, "is_cache_enabled", False):
         raise PatchError(
             f"{type(model).__name__} is under diffusers' own cache; call its disable_cache() first"
@@ -281,46 +277,5 @@ def _install(planned: list[tuple[Session, list]]) -> None:
 
 
 def _sessions(target: Any) -> list[Session]:
-    found = (session_of(_uncompiled(module)) for _, module in _modules(target))
+    found = (session_of(uncompiled(module)) for _, module in modules(target))
     return [session for session in dict.fromkeys(found) if session is not None]
-
-
-def _modules(target: Any) -> list[tuple[str, nn.Module]]:
-    """The modules a target consists of, compiled or not, with the names it has for them."""
-    if isinstance(target, nn.Module):
-        return [("", target)]
-    components = getattr(target, "components", None)
-    if not isinstance(components, Mapping):
-        return []
-    named = [(n, c) for n, c in components.items() if isinstance(c, nn.Module)]
-    return list({id(_uncompiled(module)): (name, module) for name, module in named}.values())
-
-
-def _uncompiled(module: nn.Module) -> nn.Module:
-    return getattr(module, "_orig_mod", module)
-
-
-def _denoisers(target: Any, spec: Any, strategy: Strategy | Composition) -> list[nn.Module]:
-    modules = _modules(target)
-    if not modules:
-        raise UnknownModelError(
-            f"{_describe(target)} is no model; expected a diffusers pipeline or a torch module"
-        )
-    if isinstance(target, nn.Module):
-        return [modules[0][1]]
-    if spec is not None:
-        named = [module for name, module in modules if name in DENOISER_NAMES]
-    else:
-        named = [module for _, module in modules if registry.find(_uncompiled(module))]
-    if named:
-        return named
-    candidates = [m for n, m in modules if n in DENOISER_NAMES]
-    if candidates and not strategy.needs_spec:
-        return candidates
-    candidates = candidates or [m for _, m in modules]
-    registry.resolve(spec, _uncompiled(candidates[0]))
-    raise UnknownModelError(f"{_describe(target)} has no denoiser")
-
-
-def _describe(target: Any) -> str:
-    return f"a {type(target).__name__}"

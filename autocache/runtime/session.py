@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-import threading
+import logging
 import time
 import weakref
 from collections import deque
@@ -17,11 +16,11 @@ from torch import nn
 
 from autocache.errors import PatchError
 from autocache.runtime import intercept, root, signals
-from autocache.runtime.clock import Clock
-from autocache.runtime.moment import Call, Moment, State
+from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
-from autocache.runtime.store import Ledger, Store
+from autocache.runtime.store import Ledger
+from autocache.runtime.track import Branch, Here, Track
 from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
@@ -32,62 +31,13 @@ if TYPE_CHECKING:
 LATENT_NAMES = ("hidden_states", "sample", "x")
 """What denoisers call the argument that holds the latent."""
 
+logger = logging.getLogger("autocache")
+
+LONG_ENOUGH = 4
+"""Calls of a generation from which on it is worth a word that none of them skipped anything."""
+
 KEPT_RECORDS = 4096
 """Denoiser calls whose record is kept, the latest ones; totals count all."""
-
-
-class Branch:
-    """What one guidance branch remembers within a generation, for each part of the strategy."""
-
-    def __init__(self, ledger: Ledger, shape: tuple, parts: int) -> None:
-        self.states = [State(Store(ledger)) for _ in range(parts)]
-        self.shape = shape
-
-    def clear(self) -> None:
-        for state in self.states:
-            state.store.clear()
-
-
-class Track:
-    """One thread's way through the denoiser: nothing in it is shared with another thread."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.branches: dict[str, Branch] = {}
-        self.shared: Branch | None = None
-        """What is remembered for all guidance branches together."""
-        self.surrounded = False
-        """The call under way came through the slot around the denoiser."""
-        self.call: Call | None = None
-        self.started = 0.0
-        self.scheduler: weakref.ref | None = None
-        """The one that announced the generation."""
-        self.sample: torch.Tensor | None = None
-        self.sigma: float | torch.Tensor | None = None
-        """The noise level of the call to come, as the pipeline announced it."""
-        self.times: list[float] = []
-
-    def forget(self) -> None:
-        for branch in (*self.branches.values(), *([self.shared] if self.shared else ())):
-            branch.clear()
-        self.branches.clear()
-        self.shared = self.call = self.sample = None
-        self.times = []
-
-    def __del__(self) -> None:
-        # Its thread has ended: what it kept counts no longer.
-        self.forget()
-
-
-class Here(threading.local):
-    """What the sites of the present thread look at. Read at every intercepted call."""
-
-    def __init__(self, tracks: weakref.WeakSet[Track], parts: int) -> None:
-        self.track = Track()
-        tracks.add(self.track)
-        self.idle: list[Moment | None] = [None] * parts
-        self.acting: list[Moment | None] = self.idle
-        """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
 
 
 class Session:
@@ -124,6 +74,7 @@ class Session:
             if (around := part.recipe.where.around(bound, part)) is not None
         ]
         self._limit = limit
+        self._told = False
         self._pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
         self._fresh()
 
@@ -132,11 +83,11 @@ class Session:
         self.here = Here(self._tracks, len(self.parts))
         self.ledger = Ledger(self._limit)
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
-        self.passes = 0
-        self.passes_skipped = 0
-        self.generations = 0
-        self.blocks_skipped = 0
-        self.attention_skipped = 0
+        self._zero()
+
+    def _zero(self) -> None:
+        self.passes = self.passes_skipped = self.generations = 0
+        self.blocks_skipped = self.attention_skipped = 0
         self.seconds = 0.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
@@ -167,8 +118,8 @@ class Session:
 
     def accept(self, pipeline: Any) -> None:
         """Raises PatchError when the strategy cannot act on a pipeline like this one."""
-        if self._arranges and "strength" in inspect.signature(type(pipeline).__call__).parameters:
-            raise PatchError(_midway(type(pipeline).__name__))
+        for part in self.parts:
+            part.recipe.where.accept(pipeline)
 
     def attach(self, pipeline: Any) -> None:
         """Take the scheduler's signals of a pipeline that runs this denoiser.
@@ -188,10 +139,8 @@ class Session:
         """What the scheduler's `set_timesteps` is to be called with."""
         if self.enabled:
             for part in self.parts:
-                args, kwargs = part.recipe.where.timesteps(scheduler, args, kwargs) or (
-                    args,
-                    kwargs,
-                )
+                other = part.recipe.where.timesteps(scheduler, args, kwargs)
+                args, kwargs = other or (args, kwargs)
         return args, kwargs
 
     def arrange(self, scheduler: Any) -> None:
@@ -205,8 +154,8 @@ class Session:
         Raises:
             PatchError: the strategy chose others than that step was counted in.
         """
-        if index and self._arranges and self.enabled:
-            raise PatchError(_midway("this pipeline"))
+        for part in self.parts if index and self.enabled else ():
+            part.recipe.where.refuse_midway("this pipeline")
 
     def announced(self, scheduler: Any) -> None:
         """A scheduler that it holds was given its timesteps."""
@@ -230,10 +179,7 @@ class Session:
 
     def clear_records(self) -> None:
         self.records.clear()
-        self.passes = self.passes_skipped = self.generations = self.blocks_skipped = (
-            self.attention_skipped
-        ) = 0
-        self.seconds = 0.0
+        self._zero()
 
     def surrounded(self) -> bool:
         """Whether the slot around the denoiser has begun the call, and will end it.
@@ -346,6 +292,7 @@ class Session:
             if moment is not None:
                 part.recipe.when.learn(moment)
         record = call.record
+        track.note(record)
         record.seconds = time.perf_counter() - track.started
         record.bytes = self.ledger.held
         self.records.append(record)
@@ -358,8 +305,23 @@ class Session:
     def step_ended(self, sample: torch.Tensor | None) -> None:
         """The scheduler took a step to `sample`; after the last one nothing is kept."""
         self.track.sample = sample
-        if self.track.clock.advance():
-            self.track.forget()
+        track = self.track
+        if track.clock.advance():
+            self._tell_if_idle(track)
+            track.forget()
+
+    def _tell_if_idle(self, track: Track) -> None:
+        """A strategy that is on and does nothing would pass for one that does not help."""
+        if self._told or track.skipped or track.calls < LONG_ENOUGH or self._arranges:
+            return
+        self._told = True
+        logger.warning(
+            "%s skipped nothing in %d calls of %s; its limits or its threshold compute every step "
+            "of a generation this short or this restless (autocache.stats says what was computed)",
+            self.patch.strategy if self.patch else "the strategy",
+            track.calls,
+            self.label,
+        )
 
     def _begin_index(self, track: Track) -> None:
         """Image-to-image starts in the middle of the scheduler's timesteps."""
@@ -433,13 +395,6 @@ class Session:
 
 def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return around.around(proceed, args, kwargs)
-
-
-def _midway(pipeline: str) -> str:
-    return (
-        f"the strategy chooses other timesteps, and {pipeline} counts from where to start in the "
-        "ones it asked for (image-to-image, strength); ask it for fewer num_inference_steps instead"
-    )
 
 
 def _shape(args: tuple, kwargs: dict[str, Any]) -> tuple:

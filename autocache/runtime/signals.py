@@ -18,7 +18,8 @@ import wrapt
 from autocache.errors import PatchError
 
 if TYPE_CHECKING:
-    from autocache.runtime.session import Session, Track
+    from autocache.runtime.session import Session
+    from autocache.runtime.track import Track
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _wrapped: dict[tuple[type | None, str], Any] = {}

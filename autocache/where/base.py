@@ -70,6 +70,12 @@ class Where:
         """
         return None
 
+    def accept(self, pipeline: Any) -> None:
+        """Raises PatchError when it cannot act on a pipeline like this one."""
+
+    def refuse_midway(self, pipeline: str) -> None:
+        """Raises PatchError when it cannot act on a scheduler that starts after its first step."""
+
     def arrange(self, scheduler: Any) -> None:
         """The scheduler has its timesteps; now is the time to change them.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from autocache.errors import ParameterError
+from autocache.errors import ParameterError, PatchError
 from autocache.where.base import Where
 
 Grid = Callable[[int], np.ndarray]
@@ -53,6 +53,17 @@ class Timesteps(Where):
         if self.steps is not None or self.ratio is not None:
             self._fewer(asked)
         return call.args, call.kwargs
+
+    def accept(self, pipeline: Any) -> None:
+        if "strength" in inspect.signature(type(pipeline).__call__).parameters:
+            self.refuse_midway(type(pipeline).__name__)
+
+    def refuse_midway(self, pipeline: str) -> None:
+        raise PatchError(
+            f"the strategy chooses other timesteps, and {pipeline} counts from where to start in "
+            "the ones it asked for (image-to-image, strength); ask it for fewer "
+            "num_inference_steps instead"
+        )
 
     def arrange(self, scheduler: Any) -> None:
         if self.keep is None:

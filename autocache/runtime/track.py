@@ -1,0 +1,80 @@
+"""One thread's way through a denoiser, and what each guidance branch remembers on it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from autocache.runtime.clock import Clock
+from autocache.runtime.moment import Call, Moment, State
+from autocache.runtime.store import Ledger, Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from autocache.runtime.record import StepRecord
+
+
+class Branch:
+    """What one guidance branch remembers within a generation, for each part of the strategy."""
+
+    def __init__(self, ledger: Ledger, shape: tuple, parts: int) -> None:
+        self.states = [State(Store(ledger)) for _ in range(parts)]
+        self.shape = shape
+
+    def clear(self) -> None:
+        for state in self.states:
+            state.store.clear()
+
+
+class Track:
+    """One thread's way through the denoiser: nothing in it is shared with another thread."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.branches: dict[str, Branch] = {}
+        self.shared: Branch | None = None
+        """What is remembered for all guidance branches together."""
+        self.surrounded = False
+        """The call under way came through the slot around the denoiser."""
+        self.call: Call | None = None
+        self.started = 0.0
+        self.scheduler: weakref.ref | None = None
+        """The one that announced the generation."""
+        self.sample: torch.Tensor | None = None
+        self.sigma: float | torch.Tensor | None = None
+        """The noise level of the call to come, as the pipeline announced it."""
+        self.times: list[float] = []
+        self.calls = 0
+        """Denoiser calls of the generation so far."""
+        self.skipped = False
+        """Whether anything was skipped in it."""
+
+    def note(self, record: StepRecord) -> None:
+        """A call of the generation is over."""
+        self.calls += 1
+        self.skipped = self.skipped or any(done != "computed" for done in record.sites.values())
+
+    def forget(self) -> None:
+        for branch in (*self.branches.values(), *([self.shared] if self.shared else ())):
+            branch.clear()
+        self.branches.clear()
+        self.shared = self.call = self.sample = None
+        self.times = []
+        self.calls, self.skipped = 0, False
+
+    def __del__(self) -> None:
+        # Its thread has ended: what it kept counts no longer.
+        self.forget()
+
+
+class Here(threading.local):
+    """What the sites of the present thread look at. Read at every intercepted call."""
+
+    def __init__(self, tracks: weakref.WeakSet[Track], parts: int) -> None:
+        self.track = Track()
+        tracks.add(self.track)
+        self.idle: list[Moment | None] = [None] * parts
+        self.acting: list[Moment | None] = self.idle
+        """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
