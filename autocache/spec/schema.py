@@ -14,9 +14,18 @@ from typing_extensions import Self
 from autocache.errors import nearest
 
 Kind = Literal["self", "joint", "cross", "temporal"]
-Guidance = Literal["none", "embedded", "batched", "batched_conditional_first", "sequential"]
+Style = Literal[
+    "none",
+    "embedded",
+    "batched",
+    "batched_conditional_first",
+    "batched_many",
+    "sequential",
+    "separate",
+]
 """How a pipeline calls the denoiser: without an unconditional branch, with both in one batch
-(the unconditional one first, or last), or once for each (the conditional one first)."""
+(the unconditional one first, or last; with more than two in it), once for each (the conditional one
+first), or with a model of its own for the unconditional one."""
 Name = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[Name], Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -33,15 +42,19 @@ class Stack(Facts):
     """One list of blocks that the denoiser runs in order.
 
     `streams` are the arguments of the block's forward that flow through the stack, the latent
-    one first. `returns` is one stream name when a block returns a bare tensor, otherwise the
-    stream names in the order of the returned tuple. `after_attention` is a submodule whose first
-    argument is the latent stream after attention was added to it, still within the block.
+    one first; `state.image` is the attribute, key or index `image` of the argument `state`.
+    `returns` is one name when a block returns one value, otherwise the names in the order of the
+    returned tuple: of streams, of an argument that contains streams, or null for any other value.
+    `each` marks lists whose blocks the model does not simply run one after another: interleaved
+    with another list, or returning values that are no streams. `after_attention` is a submodule
+    whose first argument is the latent stream after attention was added to it, within the block.
     """
 
     path: Name
     block: Name | Names
     streams: Names
-    returns: Name | Names
+    returns: Name | Annotated[list[Name | None], Field(min_length=1)]
+    each: bool = False
     attention: dict[Name, Kind] = {}
     feed_forward: list[Name] = []
     after_attention: Name | None = None
@@ -52,9 +65,20 @@ class Stack(Facts):
         return (self.block,) if isinstance(self.block, str) else tuple(self.block)
 
     @property
+    def return_items(self) -> tuple[str | None, ...]:
+        """What a block returns, in order: a stream, an argument with streams in it, or None."""
+        return (self.returns,) if isinstance(self.returns, str) else tuple(self.returns)
+
+    @property
     def return_order(self) -> tuple[str, ...]:
         """The streams in the order a block returns them."""
-        return (self.returns,) if isinstance(self.returns, str) else tuple(self.returns)
+        return tuple(s for item in self.return_items if item for s in self.streams_of(item))
+
+    def streams_of(self, item: str) -> tuple[str, ...]:
+        """The stream of that name, or those within the argument of that name."""
+        if item in self.streams:
+            return (item,)
+        return tuple(stream for stream in self.streams if stream.startswith(item + "."))
 
 
 class Call(Facts):
@@ -101,11 +125,23 @@ class Probe(Facts):
         return self
 
 
+class Guidance(Facts):
+    """How a pipeline does guidance, and what its denoiser calls of one step are called.
+
+    `branches` are the names given by diffusers' `cache_context`, or "0", "1", ... in the order of
+    the calls; with more of a name, `name#1` and so on.
+    """
+
+    style: Style
+    branches: Names = ["0"]
+
+
 class TeaCacheTable(Facts):
     """One published TeaCache polynomial and the checkpoint it was fitted on.
 
     `coefficients` start with the highest order. `thresholds` are the published ones, gentlest
-    first. `ret_steps` marks tables fitted without the first steps of the schedule.
+    first. `ret_steps` marks tables fitted without the first steps of the schedule. `fitted_on` is
+    the checkpoint a borrowed table was fitted on, which is none of `checkpoints`.
     """
 
     id: Name
@@ -120,6 +156,7 @@ class TeaCacheTable(Facts):
     steps: Annotated[int, Field(ge=1)] | None = None
     scheduler: str | None = None
     provenance: Literal["official", "lightx2v", "community", "bundled"]
+    fitted_on: Name | None = None
     source: Name
 
 
@@ -134,7 +171,10 @@ class Preset(Facts):
 
 
 class MagCacheTable(Facts):
-    """Published magnitude ratios: by guidance branch, one per step of the calibration run."""
+    """Published magnitude ratios: by guidance branch, one per step of the calibration run.
+
+    `fitted_on` is the checkpoint a borrowed table was fitted on, which is none of `checkpoints`.
+    """
 
     id: Name
     match: dict[str, Any] = {}
@@ -143,6 +183,8 @@ class MagCacheTable(Facts):
     threshold: Number | None = None
     max_consecutive_skips: Annotated[int, Field(ge=1)] | None = None
     retention: Annotated[float, Field(ge=0, le=1)] | None = None
+    scheduler: str | None = None
+    fitted_on: Name | None = None
     source: Name
 
 
@@ -158,31 +200,73 @@ class Levels(Facts):
     upsamplers: Name = "upsamplers"
 
 
+class Loop(Facts):
+    """A tiny pipeline around the tiny model, and one generation with it.
+
+    `components` are what its constructor is given: a mapping with `class` (a name in diffusers, or
+    `module:Class`) and `config` is built, `denoiser` stands for the tiny model and `denoiser 2` for
+    another one with other weights, any other value is passed as it is; what is not named is None.
+    `call` are the arguments of the generation, written as in `Proof.inputs`. `branches` are the
+    guidance branches of a full step, as in `Guidance`.
+    """
+
+    pipeline: Name | None = None
+    components: dict[Name, Any] = {}
+    call: dict[Name, Any] = {}
+    branches: Names = ["0"]
+    generations: Annotated[int, Field(ge=1)] = 1
+
+
+class Proof(Facts):
+    """What the spec was proven on, and a tiny real model with which to prove it again.
+
+    `package` is the name and version of the package the classes come from. `signatures` are the
+    argument names of the forward of each block class in it. `config` are the arguments of the
+    denoiser's constructor, `inputs` those of one call. There a mapping with `shape` is a tensor:
+    standard normal, or `value` (a number everywhere), `values` (all of them) or integers `below` a
+    number, of `dtype` (float32). A mapping with `class` (`module:Class`) is an object built with
+    the arguments `config`.
+    """
+
+    package: Name
+    signatures: dict[Name, list[Name]] = {}
+    config: dict[Name, Any] = {}
+    inputs: dict[Name, Any] = {}
+    pipelines: dict[Name, Loop] = {}
+
+
 class Spec(Facts):
     """Everything autocache knows about one denoiser class.
 
-    `timestep_scale` times the timestep argument is the scheduler's timestep. `attention`,
-    `feed_forward` and `invariant` name modules by patterns of their path, `*` standing for
-    anything: attention and feed-forward outside the stacks, and modules whose output does not
-    change between steps as long as their inputs do not.
+    `timestep` is the argument of forward that holds it, null where there is none; times
+    `timestep_scale` it is the scheduler's timestep. `frames` is the argument with the number of
+    latent frames where these are packed into tokens. `no_blocks` says why blocks cannot be skipped.
+    `compute_when` lists values of arguments that make a call write into the model's own caches:
+    nothing in it is skipped. `attention`, `feed_forward` and `invariant` name modules by patterns
+    of their path, `*` standing for anything: attention and feed-forward outside the stacks, and
+    modules whose output does not change between steps as long as their inputs do not.
     """
 
     schema_: Literal[1] = Field(alias="schema")
     model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
-    timestep: Name = "timestep"
+    timestep: Name | None = "timestep"
     timestep_scale: Number = 1.0
     latent: Name | None = None
-    latent_layout: Literal["BCHW", "BCFHW", "BFCHW", "tokens"] | None = None
+    latent_layout: Literal["BCHW", "BCFHW", "BFCHW", "BCL", "tokens"] | None = None
+    frames: Name | None = None
     stacks: list[Stack] = []
     unet: Levels | None = None
+    no_blocks: Name | None = None
+    compute_when: dict[Name, list[str | bool | int]] = {}
     attention: dict[Name, Kind] = {}
     feed_forward: list[Name] = []
     invariant: list[Name] = []
     probes: dict[Name, Probe] = {}
-    guidance: dict[Name, Guidance] = {}
+    guidance: dict[Name, Style | Guidance] = {}
     teacache: list[TeaCacheTable] = []
     magcache: list[MagCacheTable] = []
     presets: dict[str, list[Preset]] = {}
+    proof: Proof | None = None
 
     _file: Path | None = PrivateAttr(default=None)
     _marks: dict[Location, tuple[int, int]] = PrivateAttr(default_factory=dict)
@@ -191,6 +275,14 @@ class Spec(Facts):
     def name(self) -> str:
         """The class name of the denoiser."""
         return self.model.rpartition(":")[2]
+
+    @property
+    def guidance_styles(self) -> dict[str, Style]:
+        """How each pipeline does guidance."""
+        return {
+            pipeline: guidance.style if isinstance(guidance, Guidance) else guidance
+            for pipeline, guidance in self.guidance.items()
+        }
 
     @property
     def file(self) -> Path | None:
@@ -206,8 +298,10 @@ class Spec(Facts):
         return self
 
     def _problems(self) -> Iterator[tuple[Location, str]]:
-        if not self.stacks and self.unet is None:
-            yield ("stacks",), "a spec needs stacks of blocks, or a unet"
+        if not self.stacks and self.unet is None and self.no_blocks is None:
+            yield ("stacks",), "a spec needs stacks of blocks, a unet, or no_blocks with a reason"
+        if self.stacks and self.no_blocks is not None:
+            yield ("no_blocks",), "says that blocks cannot be skipped, but there are stacks"
         paths: set[str] = set()
         for i, stack in enumerate(self.stacks):
             if stack.path in paths:
@@ -217,10 +311,15 @@ class Spec(Facts):
                 yield ("stacks", i, "streams"), "a stream is listed twice"
             if len(set(stack.return_order)) < len(stack.return_order):
                 yield ("stacks", i, "returns"), "a stream is returned twice"
-            for stream in stack.return_order:
-                if stream not in stack.streams:
-                    message = f"{stream!r} is not one of the streams"
-                    yield ("stacks", i, "returns"), message + nearest(stream, stack.streams)
+            if None in stack.return_items and not stack.each:
+                message = "null is for values that are no streams, which wants each: true"
+                yield ("stacks", i, "returns"), message
+            if not any(stack.return_items):
+                yield ("stacks", i, "returns"), "no stream is returned"
+            for item in stack.return_items:
+                if item is not None and not stack.streams_of(item):
+                    message = f"{item!r} is not one of the streams"
+                    yield ("stacks", i, "returns"), message + nearest(item, stack.streams)
         for i, table in enumerate(self.teacache):
             if table.probe not in self.probes:
                 message = f"no probe is called {table.probe!r}"

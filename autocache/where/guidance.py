@@ -27,6 +27,9 @@ GuidanceStyle = Literal["batched", "batched_conditional_first", "sequential", "n
 GRIDS = ("BCHW", "BCFHW", "BFCHW")
 """Latent layouts whose last two axes are height and width."""
 
+TWO_BRANCHES = ("batched", "batched_conditional_first", "sequential")
+"""Styles with one conditional and one unconditional branch, run by one model."""
+
 CONDITIONAL, UNCONDITIONAL = ("cond", "0"), ("uncond", "1")
 """Names of the branches where there is a call for each: diffusers', or their place in the step."""
 
@@ -66,7 +69,7 @@ class Guidance(Where):
                 "the spec; reusing attention does apply (guidance_cache=False), and so does "
                 "autocache.patch(..., when=..., where=Guidance(), how=Reuse())"
             )
-        return _Guided(part, self.style, bound.spec.guidance, type(bound.model))
+        return _Guided(part, self.style, bound.spec.guidance_styles, type(bound.model))
 
     def claims(self, bound: Bound) -> list[nn.Module]:
         # Whatever is kept inside does not fit a batch that is a half at times.
@@ -115,7 +118,7 @@ class _Guided:
             for base in type(pipeline).__mro__
             if base.__name__ in self.facts
         }
-        guided = [s for s in styles if s.startswith("batched") or s == "sequential"]
+        guided = [s for s in styles if s in TWO_BRANCHES]
         if len(guided) == 1:
             return guided[0]
         return "sequential" if call.branch in ("cond", "uncond") else "none"
