@@ -48,10 +48,8 @@ class _Exit:
         self.entry = entry
         self.states = states
         self.session = entry.part.session
-        returns = stack.spec.returns
-        self.index = (
-            None if isinstance(returns, str) else stack.spec.return_order.index(entry.stream)
-        )
+        self.flow = stack.flow
+        self.index = stack.flow.names.index(entry.stream)
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         return COMPUTE
@@ -59,7 +57,7 @@ class _Exit:
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         entry, moment = self.entry, self.entry.part.moment
         if moment is not None and entry in moment.flights:
-            after = output if self.index is None else output[self.index]
+            after: Any = self.flow.split(output)[self.index]
             # Where it is not known, the step is computed.
             moment.probe = (
                 self._states(moment, after) if self.states else entry.added(moment, after)

@@ -60,6 +60,8 @@ class Call:
     time_of: Callable[[int], float] = _unknown
     sigma: float | torch.Tensor | None = None
     """The noise level in [0, 1], where the pipeline announces it."""
+    frames: int | None = None
+    """The latent frames, where they are packed into tokens and the denoiser is told."""
     conditional_only: bool = False
     """Nothing unconditional is run in this step."""
     conditional_half: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import time
 import weakref
@@ -64,6 +65,7 @@ class Session:
         self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
         self._time_name = bound.spec.timestep
+        self._ticks = itertools.count()
         self._forward = signature(type(model))
         names = (bound.spec.latent,) if bound.spec.latent else LATENT_NAMES
         self._latent_name = next((n for n in names if n in self._forward.names), None)
@@ -226,6 +228,8 @@ class Session:
                 f"no pipeline is known to run this {self.label}; patch the pipeline instead, or "
                 "give your own loop fewer steps"
             )
+        if self._writes_caches(args, kwargs):
+            return
         new, name = track.clock.enter(lambda: self._time(args, kwargs))
         if new:
             track.forget()
@@ -269,7 +273,12 @@ class Session:
             track.sample,
             lambda step: self._time_of(track, step, args, kwargs),
             track.sigma,
+            self._frames(args, kwargs),
         )
+
+    def _frames(self, args: tuple, kwargs: dict[str, Any]) -> int | None:
+        name = self.spec.frames
+        return None if name is None else self._forward.get(name, args, kwargs)
 
     def _branch(self, track: Track, name: str, shape: tuple) -> Branch:
         if track.shared is None:
@@ -330,7 +339,18 @@ class Session:
         if begin and track.clock.total is not None:
             track.clock.total -= begin
 
+    def _writes_caches(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        """Whether the call is one of those that the spec wants to be computed."""
+        for name, values in self.spec.compute_when.items():
+            given = self._forward.get(name, args, kwargs)
+            if isinstance(given, (str, bool, int)) and given in values:
+                return True
+        return False
+
     def _time(self, args: tuple, kwargs: dict[str, Any]) -> float:
+        if self._time_name is None:
+            # Nothing tells one step from the next: every call is one.
+            return float(next(self._ticks))
         value = kwargs.get(self._time_name)
         if value is None:
             value = self._forward.get(self._time_name, args, kwargs)
@@ -346,7 +366,7 @@ class Session:
             begin = getattr(scheduler, "begin_index", None) or 0
             if begin + step < len(track.times):
                 return track.times[begin + step]
-        if step != track.clock.step:
+        if step != track.clock.step or self._time_name is None:
             raise LookupError(f"the timestep of step {step} is not known")
         return self._time(args, kwargs) * self.spec.timestep_scale
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from autocache.errors import ParameterError, SpecError, nearest
 from autocache.spec import levels
+from autocache.spec.flow import Flow, reach
 from autocache.spec.loader import line_of
 from autocache.spec.schema import Kind, Location, Probe, Spec, Stack
 
@@ -37,6 +38,8 @@ class Signature:
     def get(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The value of the named argument, its default when the call leaves it out.
 
+        After dots follow names or indices of what is within it.
+
         Raises TypeError when the call leaves out an argument that has no default.
         """
         if name in kwargs:
@@ -46,6 +49,9 @@ class Signature:
             return args[position]
         if name in self.defaults:
             return self.defaults[name]
+        argument, dot, inside = name.partition(".")
+        if dot:
+            return reach(self.get(argument, args, kwargs), tuple(inside.split(".")))
         raise TypeError(f"argument {name!r} is missing{nearest(name, self.names)}")
 
 
@@ -64,6 +70,7 @@ class BoundStack:
     blocks: tuple[nn.Module, ...]
     offset: int
     binders: tuple[Signature, ...]
+    flow: Flow
 
     @property
     def binder(self) -> Signature:
@@ -120,10 +127,11 @@ class Bound:
             if stack.path == path or (path is None and stack.blocks):
                 return stack
         if path is None:
+            why = f" ({self.spec.no_blocks})" if self.spec.no_blocks else ""
             raise ParameterError(
-                f"{self.spec.name} has no stack of blocks that can be skipped as one; "
+                f"{self.spec.name} has no stack of blocks that can be skipped as one{why}; "
                 "strategies that act on the inner levels of a UNet (deepcache), on sub-modules "
-                "(attention) or on the whole call may apply to it"
+                "(attention) or on the whole call (easycache) may apply to it"
             )
         paths = [stack.path for stack in self.stacks]
         raise ParameterError(f"{self.spec.name} has no block stack {path!r}{nearest(path, paths)}")
@@ -155,7 +163,7 @@ def bind(spec: Spec, model: nn.Module) -> Bound:
             continue
         blocks = tuple(modules)
         binders = tuple(signature(type(block)) for block in blocks)
-        stacks.append(BoundStack(stack, stack.path, blocks, offset, binders))
+        stacks.append(BoundStack(stack, stack.path, blocks, offset, binders, Flow(stack)))
         offset += len(blocks)
         problems.extend(_stack_problems(("stacks", i), stack, blocks))
     first = stacks[0].blocks[:1] if stacks and stacks[0].spec is spec.stacks[0] else ()
@@ -173,10 +181,13 @@ def bind(spec: Spec, model: nn.Module) -> Bound:
 
 def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
     names = signature(type(model)).names
-    for key in ("timestep", "latent"):
+    for key in ("timestep", "latent", "frames"):
         given = getattr(spec, key)
         if given is not None and given not in names:
             yield (key,), _no_argument(given, type(model), names)
+    for name in spec.compute_when:
+        if name not in names:
+            yield ("compute_when", name), _no_argument(name, type(model), names)
     if spec.unet is not None:
         # A UNet is put together from levels with and without attention.
         return
@@ -199,7 +210,7 @@ def _stack_problems(at: Location, stack: Stack, blocks: tuple[nn.Module, ...]) -
             yield (*at, "block"), message + " or ".join(stack.block_names)
         arguments = signature(cls).names
         for i, stream in enumerate(stack.streams):
-            if stream not in arguments:
+            if stream.partition(".")[0] not in arguments:
                 yield (*at, "streams", i), _no_argument(stream, cls, arguments)
     for block in blocks[:1]:
         for path in stack.attention:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
@@ -133,7 +133,17 @@ class Guidance(Facts):
     """
 
     style: Style
-    branches: Names = ["0"]
+    branches: Names | None = None
+
+
+def _by_style(value: Any) -> Any:
+    return {"style": value} if isinstance(value, str) else value
+
+
+GuidanceOrStyle = Annotated[
+    Guidance, BeforeValidator(_by_style, json_schema_input_type=Style | Guidance)
+]
+"""The style alone says it all for most pipelines."""
 
 
 class TeaCacheTable(Facts):
@@ -262,7 +272,7 @@ class Spec(Facts):
     feed_forward: list[Name] = []
     invariant: list[Name] = []
     probes: dict[Name, Probe] = {}
-    guidance: dict[Name, Style | Guidance] = {}
+    guidance: dict[Name, GuidanceOrStyle] = {}
     teacache: list[TeaCacheTable] = []
     magcache: list[MagCacheTable] = []
     presets: dict[str, list[Preset]] = {}
@@ -279,10 +289,7 @@ class Spec(Facts):
     @property
     def guidance_styles(self) -> dict[str, Style]:
         """How each pipeline does guidance."""
-        return {
-            pipeline: guidance.style if isinstance(guidance, Guidance) else guidance
-            for pipeline, guidance in self.guidance.items()
-        }
+        return {pipeline: guidance.style for pipeline, guidance in self.guidance.items()}
 
     @property
     def file(self) -> Path | None:

@@ -89,7 +89,7 @@ class AdaCache(Strategy):
 
     def _motion(self, book: Book, bound: Bound, config: Mapping[str, Any]) -> Motion:
         axis, patch = frames_of(bound.spec, config)
-        if axis is None and self.frames is None:
+        if axis is None and self.frames is None and bound.spec.frames is None:
             raise ParameterError(
                 f"moreg compares frames, and the latents of {bound.spec.name} are not known to "
                 "have any; give frames=, the number of frames its tokens are divided into"

@@ -80,6 +80,8 @@ class Motion:
         return (sum(measured) / len(measured) / USUAL) ** POWER
 
     def _frames(self, moment: Moment) -> int:
+        if moment.call.frames:
+            return moment.call.frames // self.patch
         latent = moment.call.latent
         if self.axis is None or latent is None or latent.ndim != 5:
             return 0

@@ -41,15 +41,29 @@ class Blocks(Where):
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         sites: list[tuple[nn.Module, Site]] = []
         spans = self._spans(bound)
+        expected = sum(end - start if stack.spec.each else 1 for stack, (start, end) in spans)
         for stack, (start, end) in spans:
-            span = Span(part, stack, start, end, self.raw_input_for_one, len(spans))
+            raw_input = self.raw_input_for_one and end - start == 1
+            if stack.spec.each:
+                for index in range(start, end):
+                    span = Span(part, stack, index, index + 1, raw_input, expected)
+                    sites += self._blocks(span, stack, index, index + 1)
+                continue
+            span = Span(part, stack, start, end, raw_input, expected)
             if self.from_input and start > 0:
                 sites.append((stack.blocks[0], Anchor(span, stack.binders[0])))
-            for index in range(start, end):
-                signature = stack.binders[index]
-                site = BlockSite(span, signature, first=index == start, last=index == end - 1)
-                sites.append((stack.blocks[index], site))
+            sites += self._blocks(span, stack, start, end)
         return sites
+
+    @staticmethod
+    def _blocks(span: Span, stack: BoundStack, start: int, end: int) -> list:
+        return [
+            (
+                stack.blocks[index],
+                BlockSite(span, stack.binders[index], first=index == start, last=index == end - 1),
+            )
+            for index in range(start, end)
+        ]
 
     def within(self, blocks: BlockRanges) -> Where:
         return replace(self, only=blocks)
@@ -91,11 +105,24 @@ class Flight:
     versions: tuple[int, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a computed span left: which streams have a residual, and what else it returned."""
+
+    streams: tuple[bool, ...]
+    others: tuple[Any, ...]
+
+
+_STORED: Any = object()
+"""Stands for a tensor that is in the store."""
+
+
 class Span:
     """A range of one stack's blocks.
 
     The residual is anchored at the tail: the last block returns the streams as they entered plus
     the residual, so what the model adds between skipped blocks (control residuals) is inside it.
+    What a block returns that is no stream is remembered as it is.
     """
 
     def __init__(
@@ -111,16 +138,19 @@ class Span:
         self.name = f"{stack.path}[{start}:{end}]"
         self.length = end - start
         self.attention = len(stack.spec.attention)
-        returns = stack.spec.returns
-        self.bare = isinstance(returns, str)
-        self.returns = (returns,) if isinstance(returns, str) else tuple(returns)
-        self.raw_input = raw_input and self.length == 1
+        self.flow = stack.flow
+        self.returns = stack.flow.names
+        self.raw_input = raw_input
         self.expected = spans * len(self.returns)
         self.clones = False
         """The model writes into its streams: what came in must be copied to be kept."""
 
-    def output(self, streams: tuple[torch.Tensor | None, ...]) -> Any:
-        return streams[0] if self.bare else streams
+    def others(self, moment: Moment) -> tuple[Any, ...]:
+        """What a skipped block returns that is no stream."""
+        return tuple(
+            moment.store.get((self.name, nth))[0] if other is _STORED else other
+            for nth, other in enumerate(moment.kept[self.name].others)
+        )
 
     def open(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> Flight:
         decision = self.part.decide(moment)
@@ -152,14 +182,14 @@ class Span:
         kept = moment.kept.get(self.name)
         if kept is None:
             return False
-        pairs = zip(kept, streams, self.returns, strict=True)
+        pairs = zip(kept.streams, streams, self.returns, strict=True)
         return all(not has or moment.store.get((self.name, n), like=s) for has, s, n in pairs)
 
     def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
         """The streams as they leave a skipped span."""
         how = self.part.recipe.how
         left: list[torch.Tensor | None] = []
-        kept = moment.kept[self.name]
+        kept = moment.kept[self.name].streams
         for has, stream, name in zip(kept, flight.streams, self.returns, strict=True):
             if has and stream is not None:
                 values = moment.store.get((self.name, name), like=stream)
@@ -170,7 +200,7 @@ class Span:
 
     def keep(self, moment: Moment, flight: Flight, output: Any) -> None:
         """Remember the residual of a computed span."""
-        left = (output,) if self.bare else tuple(output)
+        left = self.flow.split(output)
         moment.kept.pop(self.name, None)
         if self._written_to(flight):
             self.clones = True
@@ -196,7 +226,15 @@ class Span:
                 owned=True,
                 expected=self.expected,
             )
-        moment.kept[self.name] = tuple(kept)
+        moment.kept[self.name] = Kept(tuple(kept), self._keep_others(moment, output))
+
+    def _keep_others(self, moment: Moment, output: Any) -> tuple[Any, ...]:
+        others = list(self.flow.others(output))
+        for nth, other in enumerate(others):
+            if isinstance(other, torch.Tensor):
+                moment.store.put((self.name, nth), other, moment.step)
+                others[nth] = _STORED
+        return tuple(others)
 
     def _written_to(self, flight: Flight) -> bool:
         pairs = zip(flight.streams, flight.versions, strict=True)
@@ -207,7 +245,7 @@ class Span:
 
     def compare(self, moment: Moment, flight: Flight, output: Any) -> None:
         """The error that a dry run would have made here."""
-        left = (output,) if self.bare else tuple(output)
+        left = self.flow.split(output)
         pairs = zip(self.close(moment, flight), left, strict=True)
         errors = [relative_l1(a, b) for a, b in pairs if a is not None and b is not None]
         moment.record.error = max([moment.record.error or 0.0, *errors])
@@ -244,6 +282,7 @@ class BlockSite:
         self.span = span
         self.signature = signature
         self.session = span.part.session
+        self.containers = span.flow.containers
         self.first = first
         self.last = last
 
@@ -260,9 +299,9 @@ class BlockSite:
             return COMPUTE if self.last else PASS
         moment.record.blocks_skipped += 1
         moment.record.attention_skipped += span.attention
-        if self.last:
-            return span.output(span.close(moment, flight))
-        return span.output(self._streams(args, kwargs))
+        streams = span.close(moment, flight) if self.last else self._streams(args, kwargs)
+        given = {name: self.signature.get(name, args, kwargs) for name in self.containers}
+        return span.flow.join(streams, given, span.others(moment) if span.flow.extras else ())
 
     def _streams(self, args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor | None, ...]:
         return tuple(self.signature.get(name, args, kwargs) for name in self.span.returns)
