@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from autocache.errors import SpecError
-from autocache.spec.schema import Location
+
+if TYPE_CHECKING:
+    from autocache.spec.schema import Location
 
 # Aliases of aliases grow exponentially; no honest spec comes near this many nodes.
 MAX_NODES = 100_000

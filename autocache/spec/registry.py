@@ -6,59 +6,51 @@ Imports neither torch nor pydantic nor yaml: the index is read when the interpre
 from __future__ import annotations
 
 import functools
-import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocache.errors import SpecError, UnknownModelError, nearest
+from autocache.errors import UnknownModelError, nearest
+from autocache.spec.layers import SUFFIXES, Layer, layers
+from autocache.spec.layers import directory as directory
 
 if TYPE_CHECKING:
     from autocache.spec.schema import Spec
 
-ENVIRONMENT = "AUTOCACHE_SPECS"
-SUFFIXES = (".yaml", ".yml")
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
-
-_MODEL = re.compile(rb"^model:[ \t]*[\"']?([\w.]+:[\w.]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class SpecInfo:
-    """A known spec: the class name, its qualified name and the file that describes it."""
+    """A known spec: the class name, its qualified name, the file that describes it, and whence."""
 
     name: str
     model: str
     file: Path
-
-
-def directory() -> Path:
-    """The folder of the bundled specs: in the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "model_specs"
-    return installed if installed.is_dir() else package.parent / "model_specs"
+    layer: Layer
 
 
 def index() -> dict[str, Path]:
     """The spec file of every described class, keyed "module:Class".
 
-    The directories in AUTOCACHE_SPECS go before the bundled specs. Only the `model:` line of
-    each file is read. Raises SpecError when two files of one layer claim the same class, or
-    when AUTOCACHE_SPECS names something that is no directory.
+    The directories in AUTOCACHE_SPECS go before those that installed packages name as entry points
+    of the group `autocache.specs`, and these before the bundled specs. Raises SpecError when two
+    files of one layer claim the same class, or when something that should be a directory is none.
     """
-    own = [Path(part) for part in os.environ.get(ENVIRONMENT, "").split(os.pathsep) if part]
-    for path in own:
-        if not path.is_dir():
-            raise SpecError(f"{ENVIRONMENT} names {path}, which is not a directory")
-    return {**_layer([directory()]), **_layer(own)}
+    return {model: info.file for model, info in _known().items()}
 
 
 def specs() -> list[SpecInfo]:
     """Every known spec, sorted by class name. Raises SpecError as `index` does."""
-    known = (SpecInfo(model.rpartition(":")[2], model, file) for model, file in index().items())
-    return sorted(known, key=lambda info: (info.name, info.model))
+    return sorted(_known().values(), key=lambda info: (info.name, info.model))
+
+
+def _known() -> dict[str, SpecInfo]:
+    return {
+        model: SpecInfo(model.rpartition(":")[2], model, file, layer)
+        for layer, claims in reversed(layers())
+        for model, file in claims.items()
+    }
 
 
 def find(model: object) -> Spec | None:
@@ -109,14 +101,28 @@ def bare(model: object) -> Spec:
     raise _undescribed(cls)
 
 
+def named(name: str) -> SpecInfo | None:
+    """The known spec of that class name or qualified class name; None without one.
+
+    Raises UnknownModelError when classes of several modules have that name.
+    """
+    known = _known()
+    if name in known:
+        return known[name]
+    found = [info for info in known.values() if info.name == name]
+    if len(found) > 1:
+        which = ", ".join(f"{info.model} ({info.file})" for info in found)
+        raise UnknownModelError(f"several specs are called {name!r}: {which}; give one in full")
+    return found[0] if found else None
+
+
 def _named(spec: str) -> Spec:
-    known = index()
-    for model, file in known.items():
-        if spec in (model, model.rpartition(":")[2]):
-            return _load(file)
+    known = named(spec)
+    if known is not None:
+        return _load(known.file)
     if spec.endswith(SUFFIXES) or Path(spec).exists():
         return _load(Path(spec))
-    names = [model.rpartition(":")[2] for model in known]
+    names = {info.name for info in specs()}
     raise UnknownModelError(f"no spec is called {spec!r}, and no such file{nearest(spec, names)}")
 
 
@@ -132,28 +138,6 @@ def _undescribed(cls: type) -> UnknownModelError:
 
 def _qualified(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _layer(directories: Iterable[Path]) -> dict[str, Path]:
-    claims: dict[str, Path] = {}
-    for file in (file for folder in directories for file in _files(folder)):
-        try:
-            found = _MODEL.search(file.read_bytes())
-        except OSError as error:
-            raise SpecError(f"{file}:1:1: cannot read the file: {error.strerror}") from None
-        if not found:
-            continue
-        model = found[1].decode()
-        if model in claims:
-            raise SpecError(f"{claims[model]} and {file} both describe {model}; remove one of them")
-        claims[model] = file
-    return claims
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
 def _load(file: Path) -> Spec:
