@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from autocache.how import Reuse
-from autocache.strategy.recipe import Recipe, preset
+from autocache.strategy.published import preset
+from autocache.strategy.recipe import Recipe
 from autocache.strategy.scheduled import Scheduled
 from autocache.where import Submodules
 

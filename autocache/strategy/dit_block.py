@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, model_validator
 
 from autocache.how import Reuse
-from autocache.strategy.recipe import Recipe, preset
+from autocache.strategy.published import preset
+from autocache.strategy.recipe import Recipe
 from autocache.strategy.scheduled import Scheduled
 from autocache.where import Blocks
 

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from autocache.how import Reuse
 from autocache.runtime.limits import Limits
-from autocache.strategy.recipe import Recipe, Strategy, preset
+from autocache.strategy.published import preset
+from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Gain
 from autocache.where import Denoiser
 

@@ -11,7 +11,8 @@ from pydantic import Field
 from autocache.errors import ParameterError
 from autocache.how import Blend, Frequency
 from autocache.runtime.limits import Limits
-from autocache.strategy.recipe import Recipe, Strategy, preset
+from autocache.strategy.published import preset
+from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Conditional, Interval
 from autocache.where import GRIDS, Guidance, GuidanceStyle, Submodules
 

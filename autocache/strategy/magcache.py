@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from autocache.errors import ParameterError, nearest
 from autocache.how import Reuse
 from autocache.runtime.limits import Limits
-from autocache.spec.schema import MagCacheTable, choose
+from autocache.spec.schema import MagCacheTable
+from autocache.strategy import published
 from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Magnitude
 from autocache.where import Blocks
@@ -96,10 +97,10 @@ class MagCache(Strategy):
                 near = nearest(self.table, known)
                 raise ParameterError(f"{spec.name} has no table {self.table!r}{near}")
             return known[self.table]
-        found = choose(spec.magcache, config, config.get("_name_or_path"))
-        if not found:
+        found = published.table(self.name, spec.magcache, config)
+        if found is None:
             raise ParameterError(_no_table(spec, list(known)))
-        return found[0]
+        return found
 
 
 def _first(*values: float | None) -> float:

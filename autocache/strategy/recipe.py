@@ -14,7 +14,6 @@ from autocache.runtime.limits import Limits
 if TYPE_CHECKING:
     from autocache.how import How
     from autocache.spec.bind import Bound
-    from autocache.spec.schema import Preset
     from autocache.when import When
     from autocache.where import Where
 
@@ -138,11 +137,3 @@ def _explain(strategy: type[Strategy], problem: Any) -> str:
     if not parameter:
         return f"{strategy.name}: {problem['msg']}"
     return f"{strategy.name}: {parameter}={problem['input']!r} is wrong: {problem['msg']}"
-
-
-def preset(bound: Bound, strategy: str, config: Mapping[str, Any]) -> Preset | None:
-    """The published preset of the checkpoint a model was loaded from."""
-    from autocache.spec.schema import choose
-
-    found = choose(bound.spec.presets.get(strategy, []), config, config.get("_name_or_path"))
-    return found[0] if found else None

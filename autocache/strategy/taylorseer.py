@@ -10,7 +10,8 @@ from pydantic import Field
 from autocache.how import Extrapolate
 from autocache.how.extrapolate import Basis
 from autocache.runtime.limits import Limits
-from autocache.strategy.recipe import Recipe, Strategy, preset
+from autocache.strategy.published import preset
+from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Interval
 from autocache.where import EVERY_KIND, Blocks, Denoiser, Submodules
 

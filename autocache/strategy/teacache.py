@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -12,6 +11,7 @@ from autocache.errors import ParameterError, nearest
 from autocache.how import Reuse
 from autocache.probe import Named
 from autocache.runtime.limits import Limits
+from autocache.strategy import published
 from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Accumulated
 from autocache.where import Blocks
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from autocache.spec.bind import Bound
     from autocache.spec.schema import Spec, TeaCacheTable
 
-logger = logging.getLogger("autocache")
-
-UNCALIBRATED_THRESHOLD = 1.9
-"""Mean changes per step that may add up on a model nobody has calibrated: just under two, so that a
+RELATIVE_THRESHOLD = 1.9
+"""Mean changes per step that may add up where no threshold is known: just under two, so that a
 steady trajectory computes every second step."""
 
 
@@ -31,9 +29,9 @@ class TeaCache(Strategy):
     """Skip all blocks while the rescaled change of the modulated input adds up to little.
 
     Without parameters the published coefficients and the gentlest published threshold of the
-    checkpoint are used. On a model without published coefficients the change is taken as it is, and
-    the default threshold is relative to the mean change per step, which computes about every second
-    step.
+    checkpoint are used; a checkpoint without any is refused, unless coefficients are given. Where
+    there is no threshold, it is relative to the mean change per step, and computes about every
+    second one.
 
     Formula: r = mean|m - m'| / mean|m'|, m' the probe m of the step before; sum += p(r); skip while
     sum < threshold, else compute, keep R = y - x of each stack, sum = 0; skipped, y = x + R.
@@ -41,7 +39,7 @@ class TeaCache(Strategy):
     Memory: s for each stream and block stack and one copy of the probe, for each guidance branch.
 
     Choose it: where coefficients were published for the checkpoint. It needs one reduction and one
-    host sync per step; without coefficients prefer a method that calibrates itself.
+    host sync per step; without coefficients choose easycache or fbcache, which need none.
 
     Source: TeaCache, arXiv 2411.19108. Upstream also adds up negative values of the polynomial,
     which puts computing off without limit: poly_clip="none" does so too.
@@ -79,12 +77,12 @@ class TeaCache(Strategy):
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
         table = self._table(bound.spec, config)
-        coefficients = self.coefficients or (tuple(table.coefficients) if table else (1.0, 0.0))
+        coefficients = self.coefficients or tuple(table.coefficients if table else ())
+        if not coefficients:
+            raise ParameterError(_no_table(self.name, bound.spec))
         threshold, relative = self._level(bound.spec, table), False
         if threshold is None:
-            threshold, relative = UNCALIBRATED_THRESHOLD, True
-        if table is None and self.coefficients is None:
-            logger.info("teacache: no published coefficients for this %s", bound.spec.name)
+            threshold, relative = RELATIVE_THRESHOLD, True
         when = Accumulated(
             measured=Named(self._probe(bound.spec, table)),
             threshold=threshold,
@@ -112,8 +110,6 @@ class TeaCache(Strategy):
         return levels[place[self.quality or "slow"]]
 
     def _table(self, spec: Spec, config: Mapping[str, Any]) -> TeaCacheTable | None:
-        from autocache.spec.schema import choose
-
         if self.table is not None:
             known = {table.id: table for table in spec.teacache}
             if self.table not in known:
@@ -122,9 +118,9 @@ class TeaCache(Strategy):
                 )
             return known[self.table]
         variant = [table for table in spec.teacache if table.ret_steps == self.use_ret_steps]
-        found = choose(variant, config, config.get("_name_or_path"))
+        found = published.table(self.name, variant, config)
         if found:
-            return found[0]
+            return found
         if self.use_ret_steps and self.coefficients is None:
             raise ParameterError(
                 f"use_ret_steps: that variant has no published coefficients for this {spec.name}; "
@@ -143,3 +139,13 @@ class TeaCache(Strategy):
                 f"{nearest(probe or '', spec.probes)}"
             )
         return probe
+
+
+def _no_table(strategy: str, spec: Spec) -> str:
+    known = ", ".join(table.id for table in spec.teacache)
+    other = f"name a table with table= where one fits the checkpoint ({known}), " if known else ""
+    return (
+        f"{strategy} has no coefficients for this {spec.name}: {other}give coefficients=, fitted "
+        "on runs without cache (highest order first; (1, 0) takes the change as it is), or choose "
+        "a strategy that needs none, such as easycache, fbcache or dit_block"
+    )
