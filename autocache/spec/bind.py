@@ -77,6 +77,15 @@ class BoundStack:
         """The signature of the first block, which in a stack of one class is everyone's."""
         return self.binders[0]
 
+    def attention(self, index: int) -> list[tuple[str, nn.Module, Kind]]:
+        """The attention modules that a block has: path within it, module, kind."""
+        kinds = self.spec.attention
+        return [(p, m, kinds[name]) for name, p, m in _present(self.blocks[index], kinds)]
+
+    def feed_forward(self, index: int) -> list[tuple[str, nn.Module]]:
+        """The feed-forward modules that a block has, with their paths within it."""
+        return [(p, m) for _, p, m in _present(self.blocks[index], self.spec.feed_forward)]
+
 
 @dataclass(frozen=True, eq=False)
 class Bound:
@@ -109,14 +118,17 @@ class Bound:
     @property
     def attention_kinds(self) -> set[Kind]:
         """The kinds of attention there are."""
-        kinds: set[Kind] = {kind for _, _, kind in self.attention}
-        return kinds.union(*(stack.spec.attention.values() for stack in self.stacks))
+        return {kind for _, _, kind in (*self.attention, *self._inside())}
 
     @property
     def attention_count(self) -> int:
         """The number of attention modules."""
-        inside = sum(len(stack.spec.attention) * len(stack.blocks) for stack in self.stacks)
-        return inside + len(self.attention)
+        return len(list(self._inside())) + len(self.attention)
+
+    def _inside(self) -> Iterator[tuple[str, nn.Module, Kind]]:
+        for stack in self.stacks:
+            for index in range(len(stack.blocks)):
+                yield from stack.attention(index)
 
     def stack(self, path: str | None = None) -> BoundStack:
         """The stack of that path, or the first that has blocks.
@@ -214,9 +226,9 @@ def _stack_problems(at: Location, stack: Stack, blocks: tuple[nn.Module, ...]) -
                 yield (*at, "streams", i), _no_argument(stream, cls, arguments)
     for block in blocks[:1]:
         for path in stack.attention:
-            yield from _missing((*at, "attention", path), block, path)
+            yield from _absent((*at, "attention", path), blocks, path)
         for i, path in enumerate(stack.feed_forward):
-            yield from _missing((*at, "feed_forward", i), block, path)
+            yield from _absent((*at, "feed_forward", i), blocks, path)
         if stack.after_attention:
             yield from _missing((*at, "after_attention"), block, stack.after_attention)
 
@@ -249,6 +261,21 @@ def _missing(at: Location, parent: nn.Module, path: str) -> Iterator[Problem]:
     if _module(parent, path) is None:
         names = (name for name, _ in parent.named_modules() if name)
         yield at, f"{type(parent).__name__} has no submodule {path!r}{nearest(path, names)}"
+
+
+def _absent(at: Location, blocks: tuple[nn.Module, ...], path: str) -> Iterator[Problem]:
+    """A sub-module that no block has although one of them must."""
+    if not path.endswith("?") and all(_module(block, path) is None for block in blocks):
+        yield from _missing(at, blocks[0], path)
+
+
+def _present(block: nn.Module, names: Iterable[str]) -> Iterator[tuple[str, str, nn.Module]]:
+    """Those of the named sub-modules that a block has: name, path, module."""
+    for name in names:
+        path = name.removesuffix("?")
+        module = _module(block, path)
+        if module is not None:
+            yield name, path, module
 
 
 def _unknown(at: Location, parent: nn.Module, path: str, given: Iterable[str]) -> Iterator[Problem]:

@@ -48,6 +48,8 @@ class Stack(Facts):
     `each` marks lists whose blocks the model does not simply run one after another: interleaved
     with another list, or returning values that are no streams. `after_attention` is a submodule
     whose first argument is the latent stream after attention was added to it, within the block.
+    What `attention` and `feed_forward` name may be absent from some of the blocks; with a `?` at
+    its end it may be absent from all, as the checkpoint's config has it.
     """
 
     path: Name
@@ -199,14 +201,21 @@ class MagCacheTable(Facts):
 
 
 class Levels(Facts):
-    """Where a UNet has its blocks. Each has `layers`: module lists that run in turns, first to last
-    of one layer, and then what changes the resolution."""
+    """Where a UNet has its blocks, from full resolution inwards and out again.
 
-    down: Name = "down_blocks"
+    `down` and `up` are module lists with an item for each level; of several, the items of one
+    level run in turns. `layers` are the lists within a block that run in turns, first to last of
+    one layer, and then what changes the resolution; a block that is a list has no others. `skips`
+    tells what a skip connection comes from and goes to: each layer, or the block as a whole.
+    `downsamplers` are lists or modules of a down block that no skip connection comes after.
+    """
+
+    down: Name | Names = "down_blocks"
     middle: Name = "mid_block"
-    up: Name = "up_blocks"
+    up: Name | Names = "up_blocks"
     layers: Names = ["resnets", "attentions"]
-    downsamplers: Name = "downsamplers"
+    skips: Literal["layer", "block"] = "layer"
+    downsamplers: Name | Names = "downsamplers"
     upsamplers: Name = "upsamplers"
 
 
@@ -248,6 +257,8 @@ class Proof(Facts):
 class Spec(Facts):
     """Everything autocache knows about one denoiser class.
 
+    `building_block` marks a class that other models are built from: activation leaves it alone
+    where it is no component of a pipeline.
     `timestep` is the argument of forward that holds it, null where there is none; times
     `timestep_scale` it is the scheduler's timestep. `frames` is the argument with the number of
     latent frames where these are packed into tokens. `no_blocks` says why blocks cannot be skipped.
@@ -259,6 +270,7 @@ class Spec(Facts):
 
     schema_: Literal[1] = Field(alias="schema")
     model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
+    building_block: bool = False
     timestep: Name | None = "timestep"
     timestep_scale: Number = 1.0
     latent: Name | None = None

@@ -60,7 +60,7 @@ class Blocks(Where):
         return [
             (
                 stack.blocks[index],
-                BlockSite(span, stack.binders[index], first=index == start, last=index == end - 1),
+                BlockSite(span, stack, index, first=index == start, last=index == end - 1),
             )
             for index in range(start, end)
         ]
@@ -137,7 +137,6 @@ class Span:
         self.part = part
         self.name = f"{stack.path}[{start}:{end}]"
         self.length = end - start
-        self.attention = len(stack.spec.attention)
         self.flow = stack.flow
         self.returns = stack.flow.names
         self.raw_input = raw_input
@@ -278,9 +277,10 @@ class Anchor:
 class BlockSite:
     """One block of a span."""
 
-    def __init__(self, span: Span, signature: Signature, first: bool, last: bool) -> None:
+    def __init__(self, span: Span, stack: BoundStack, index: int, first: bool, last: bool) -> None:
         self.span = span
-        self.signature = signature
+        self.signature = stack.binders[index]
+        self.attention = len(stack.attention(index))
         self.session = span.part.session
         self.containers = span.flow.containers
         self.first = first
@@ -298,7 +298,7 @@ class BlockSite:
         if flight is None or not flight.skip or moment.call.dry_run:
             return COMPUTE if self.last else PASS
         moment.record.blocks_skipped += 1
-        moment.record.attention_skipped += span.attention
+        moment.record.attention_skipped += self.attention
         streams = span.close(moment, flight) if self.last else self._streams(args, kwargs)
         given = {name: self.signature.get(name, args, kwargs) for name in self.containers}
         return span.flow.join(streams, given, span.others(moment) if span.flow.extras else ())

@@ -48,13 +48,13 @@ class Submodules(Where):
 
     def _modules(self, bound: Bound) -> Iterator[tuple[str, nn.Module, bool]]:
         """Name, module, and whether it is attention."""
-        for name, block, nth in in_blocks(bound, self.blocks):
-            stack = bound.stacks[nth].spec
-            for path, kind in stack.attention.items():
+        for name, _, nth in in_blocks(bound, self.blocks):
+            stack, index = bound.stacks[nth], int(name.rpartition(".")[2])
+            for path, module, kind in stack.attention(index):
                 if kind in self.attention:
-                    yield f"{name}.{path}", block.get_submodule(path), True
-            for path in stack.feed_forward if self.feed_forward else ():
-                yield f"{name}.{path}", block.get_submodule(path), False
+                    yield f"{name}.{path}", module, True
+            for path, module in stack.feed_forward(index) if self.feed_forward else ():
+                yield f"{name}.{path}", module, False
         if self.blocks is None:
             for name, module, kind in bound.attention:
                 if kind in self.attention:

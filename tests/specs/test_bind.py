@@ -78,6 +78,20 @@ def test_an_empty_stack_has_no_blocks(tmp_path: Path) -> None:
     assert bind(_spec(tmp_path), Toy(blocks=0)).block_count == 0
 
 
+def test_submodules_that_only_some_blocks_have_are_taken_where_they_are(tmp_path: Path) -> None:
+    """One block may lack a named module, and with a question mark all of them may."""
+    text = TEXT.replace("{attn: self}", "{attn: self, cross?: cross}")
+    model = Toy(blocks=3)
+    del model.blocks[2].attn
+    bound = bind(_spec(tmp_path, text), model)
+    assert (bound.attention_count, bound.attention_kinds) == (2, {"self"})
+    assert [len(bound.stacks[0].attention(index)) for index in range(3)] == [1, 1, 0]
+    model.blocks[1].cross = nn.Linear(2, 2)
+    bound = bind(_spec(tmp_path, text), model)
+    assert (bound.attention_count, bound.attention_kinds) == (3, {"self", "cross"})
+    assert [path for path, _ in bound.stacks[0].feed_forward(1)] == ["mlp"]
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "expected"),
     [
