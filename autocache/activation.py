@@ -81,10 +81,20 @@ def _patching(cls: type) -> Callable[..., None]:
         wrapped(*args, **kwargs)
         # In a subclass with a constructor of its own the model is still half built.
         owner = next(base for base in type(model).__mro__ if "__init__" in vars(base))
-        if owner is cls:
+        if owner is cls and not _is_building_block(model):
             _patch(model)
 
     return construct
+
+
+def _is_building_block(model: nn.Module) -> bool:
+    """Whether other models are built from the class, so that this may be a part of one."""
+    from autocache.spec import registry
+
+    if _request() is None:
+        return False
+    spec = registry.find(type(model))
+    return spec is not None and spec.building_block
 
 
 def _registering(wrapped: Callable[..., None], pipeline: Any, args: Any, kwargs: Any) -> None:

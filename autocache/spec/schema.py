@@ -207,7 +207,7 @@ class Levels(Facts):
     level run in turns. `layers` are the lists within a block that run in turns, first to last of
     one layer, and then what changes the resolution; a block that is a list has no others. `skips`
     tells what a skip connection comes from and goes to: each layer, or the block as a whole.
-    `downsamplers` are lists or modules of a down block that no skip connection comes after.
+    `downsamplers` are lists or modules of a down block that run for the deeper levels alone.
     """
 
     down: Name | Names = "down_blocks"
@@ -216,7 +216,6 @@ class Levels(Facts):
     layers: Names = ["resnets", "attentions"]
     skips: Literal["layer", "block"] = "layer"
     downsamplers: Name | Names = "downsamplers"
-    upsamplers: Name = "upsamplers"
 
 
 class Loop(Facts):

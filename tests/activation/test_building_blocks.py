@@ -1,0 +1,41 @@
+"""Classes that are denoisers by themselves and parts of other models elsewhere."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+SCRIPT = """
+import json, warnings
+warnings.simplefilter("ignore")
+from diffusers import ControlNetModel, Transformer2DModel, UNet2DConditionModel
+
+sizes = dict(block_out_channels=(8, 8), layers_per_block=1, cross_attention_dim=8,
+             attention_head_dim=2, norm_num_groups=4)
+down = ("CrossAttnDownBlock2D", "DownBlock2D")
+unet = UNet2DConditionModel(sample_size=8, down_block_types=down,
+                            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **sizes)
+control = ControlNetModel(down_block_types=down, **sizes)
+alone = Transformer2DModel(num_attention_heads=2, attention_head_dim=4, in_channels=8,
+                           norm_num_groups=4)
+import autocache
+models = {"unet": unet, "control": control, "alone": alone}
+print(json.dumps({name: autocache.is_patched(model) for name, model in models.items()}))
+print(json.dumps([autocache.is_patched(module) for module in unet.modules()
+                  if isinstance(module, Transformer2DModel)]))
+"""
+
+
+def test_parts_of_a_model_are_no_denoisers(run_python: Run) -> None:
+    """A UNet is patched as a whole; what it and a ControlNet are built from stays plain."""
+    done = run_python("-c", SCRIPT, AUTOCACHE="attention:step_start=1,step_interval=2")
+    models, parts = map(json.loads, done.stdout.splitlines()[-2:])
+    assert models == {"unet": True, "control": False, "alone": False}
+    assert parts
+    assert not any(parts)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("autocache: ")]
+    assert len(lines) == 1
+    assert "UNet2DConditionModel" in lines[0]
