@@ -30,60 +30,83 @@ class DeepFeatures(Where):
     through the layers of that block and then of the block before it, as many as each has: with
     three layers per up block, as in Stable Diffusion, branch 4 is the middle layer of the last but
     one. What feeds the running layers by a skip connection runs too, that is, everything before it
-    in the down path.
+    in the down path. Where blocks and not layers have skip connections, the ids count blocks.
     """
 
     branch: int = 0
 
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
-        if bound.unet is None:
+        unet = bound.unet
+        if unet is None:
             raise ParameterError(
                 f"{bound.spec.name} has no UNet levels, so there are no deep features that skip "
                 "connections go round; strategies that act on blocks (dit_block, teacache) or on "
                 "sub-modules (attention) do apply to it"
             )
-        *skipped, cut = self._skipped(bound, bound.unet)
+        depth, layer = self._depth(bound, unet)
+        *skipped, cut = self._skipped(unet, depth, layer)
+        before = [path for level in unet.levels[depth + 1 : depth + 2] for path in level.up][-1:]
         inner = _Inner(part, cut)
-        sites: list[tuple[nn.Module, Site]] = [
-            (bound.model.get_submodule(path), _Idle(inner, bound, path)) for path in skipped
-        ]
+        sites: list[tuple[nn.Module, Site]] = []
+        for path in skipped:
+            site = (_Aside if [path] == before else _Idle)(inner, bound, path)
+            sites.append((bound.model.get_submodule(path), site))
         return [*sites, (bound.model.get_submodule(cut), _Cut(inner, bound, cut))]
 
-    def _skipped(self, bound: Bound, unet: UNet) -> list[str]:
+    @staticmethod
+    def _skipped(unet: UNet, depth: int, layer: int) -> list[str]:
         """The paths of the modules to skip in the order they run; at the last is the cut."""
-        depth, layer = self._depth(bound, unet)
         level, deeper = unet.levels[depth], unet.levels[depth + 1 :]
-        down = [path for paths in level.down_layers[layer:] for path in paths]
-        skipped = [level.down] if layer == 0 else [*down, *level.downsamplers]
-        skipped += [inner.down for inner in deeper]
+        skipped = [*level.downsamplers]
+        beside = 0
+        if unet.by_layer:
+            beside = len(level.up_layers) - 1 - layer
+            down = [path for paths in level.down_layers[layer:] for path in paths]
+            skipped = [*level.down] if layer == 0 else [*down, *skipped]
+        skipped += [path for inner in deeper for path in inner.down]
         skipped += [unet.middle] if unet.middle else []
-        skipped += [inner.up for inner in reversed(deeper)]
-        last = len(level.up_layers) - 1
-        return skipped + [path for paths in level.up_layers[: last - layer] for path in paths]
+        skipped += [path for inner in reversed(deeper) for path in inner.up]
+        return skipped + [path for paths in level.up_layers[:beside] for path in paths]
 
     def _depth(self, bound: Bound, unet: UNet) -> tuple[int, int]:
         """The level of the cut, and how many of its up layers run beside the last."""
         cuts = [
             (depth, layer)
             for depth, level in enumerate(unet.levels)
-            for layer in range(len(level.up_layers))
+            for layer in range(len(level.up_layers) if unet.by_layer else 1)
         ]
         # Without a middle block nothing lies deeper than the first layer of the up path.
         count = len(cuts) - (unet.middle is None)
+        what = "layer" if unet.by_layer else "block"
         if not 0 <= self.branch < count:
+            there = f"; expected 0 (fastest) to {count - 1}" if count > 0 else ""
             raise ParameterError(
-                f"branch={self.branch} is no layer of this {bound.spec.name}, whose up path has "
-                f"{count} to cut at; expected 0 (fastest) to {count - 1}"
+                f"branch={self.branch} is no {what} of this {bound.spec.name}, whose up path has "
+                f"{max(count, 0)} to cut at{there}"
             )
         depth, layer = cuts[self.branch]
-        for level in unet.levels[: depth + 1]:
-            if len(level.up_layers) != len(level.down_layers) + 1:
-                raise ParameterError(
-                    f"{level.up} of this {bound.spec.name} has {len(level.up_layers)} layers, and "
-                    f"{level.down} has {len(level.down_layers)}; deep features can be cut off only "
-                    "where every up layer has a skip connection of its own, one more than go down"
-                )
+        if unet.by_layer:
+            _check_layers(bound, unet, depth, layer)
         return depth, layer
+
+
+def _check_layers(bound: Bound, unet: UNet, depth: int, layer: int) -> None:
+    for level in unet.levels[: depth + 1]:
+        if len(level.up_layers) != len(level.down_layers) + 1:
+            raise ParameterError(
+                f"{level.up[0]} of this {bound.spec.name} has {len(level.up_layers)} layers, and "
+                f"{level.down[0]} has {len(level.down_layers)}; deep features can be cut off only "
+                "where every up layer has a skip connection of its own, one more than go down"
+            )
+    level = unet.levels[depth]
+    inside = {level.up[0]: level.up_layers if layer < len(level.up_layers) - 1 else ()}
+    inside[level.down[0]] = level.down_layers if layer > 0 else ()
+    for block, layers in inside.items():
+        if len({len(modules) for modules in layers}) > 1:
+            raise ParameterError(
+                f"branch would cut inside {block} of this {bound.spec.name}, whose modules do not "
+                "come in equal layers; choose one that cuts between blocks"
+            )
 
 
 class _Inner:
@@ -92,15 +115,22 @@ class _Inner:
     def __init__(self, part: Part, cut: str) -> None:
         self.part = part
         self.feature = Outputs(part, cut)
+        self.aside: Outputs | None = None
 
     def skips(self, moment: Moment) -> bool:
         """Whether this call skips, decided when its first module is reached."""
         if self not in moment.flights:
-            skip = not self.part.decide(moment).compute and self.feature.ready(moment)
+            skip = not self.part.decide(moment).compute and self._ready(moment)
             moment.flights[self] = skip
             action = self.part.recipe.how.action if skip else "computed"
             moment.record.sites[self.feature.name] = moment.record.action = action
         return moment.flights[self]
+
+    def _ready(self, moment: Moment) -> bool:
+        aside = self.aside
+        if aside is not None and aside.name in moment.kept and not aside.ready(moment):
+            return False
+        return self.feature.ready(moment)
 
 
 class _Skipped:
@@ -121,8 +151,11 @@ class _Skipped:
             return PASS
         if not self.inner.skips(moment) or moment.call.dry_run:
             return COMPUTE
-        moment.record.blocks_skipped += self.blocks
-        moment.record.attention_skipped += self.attention
+        if self not in moment.flights:
+            # What a model runs several times in one call counts once.
+            moment.flights[self] = True
+            moment.record.blocks_skipped += self.blocks
+            moment.record.attention_skipped += self.attention
         return self.stand_in(moment)
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
@@ -169,6 +202,25 @@ class _Idle(_Skipped):
         leaves, shape = flatten(output)
         blanks = [Blank(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         moment.kept[self.path] = blanks, shape
+
+
+class _Aside(_Idle):
+    """The block before the one that the cut is in, which reads what it returns beside the feature:
+    the image of a UNet that sums one up on its way."""
+
+    def __init__(self, inner: _Inner, bound: Bound, path: str) -> None:
+        super().__init__(inner, bound, path)
+        inner.aside = self.outputs = Outputs(inner.part, f"{path} aside")
+
+    def stand_in(self, moment: Moment) -> Any:
+        kept = self.outputs.name in moment.kept
+        return self.outputs.fill(moment) if kept else super().stand_in(moment)
+
+    def keep(self, moment: Moment, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            super().keep(moment, output)
+        else:
+            self.outputs.keep(moment, output)
 
 
 class Blank:

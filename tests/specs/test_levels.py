@@ -20,7 +20,7 @@ def test_levels_face_each_other() -> None:
     model, _ = build(NAME)
     unet = bind(registry.resolve(None, model), model).unet
     assert unet is not None
-    assert [(level.down, level.up) for level in unet.levels] == [
+    assert [(*level.down, *level.up) for level in unet.levels] == [
         ("down_blocks.0", "up_blocks.2"),
         ("down_blocks.1", "up_blocks.1"),
         ("down_blocks.2", "up_blocks.0"),
