@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from autocache import activation_grammar, activation_imports
-from autocache.errors import AutocacheError, UnknownModelError
+from autocache.errors import AutocacheError, DoesNotApplyError, UnknownModelError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,7 +141,10 @@ def _request() -> activation_grammar.Request | None:
 
 
 def _patch(model: nn.Module) -> None:
-    """Patch a model once. Errors go to who constructs it: a typo must not pass for a speed-up."""
+    """Patch a model once. Errors go to who constructs it: a typo must not pass for a speed-up.
+
+    That a strategy does not apply to a model is only said: a program may have several kinds.
+    """
     from autocache import api
 
     request = _request()
@@ -150,6 +153,11 @@ def _patch(model: nn.Module) -> None:
     _busy.patching = True  # a model that patching itself builds, to verify a spec, stays as it is
     try:
         patch = api.patch(model, request.strategy, **request.parameters)
+    except DoesNotApplyError as error:
+        if type(model) not in _warned:
+            _warned.add(type(model))
+            _say(f"{type(model).__name__} runs as it is: {error}")
+        return
     finally:
         _busy.patching = False
     _say(_line(model, patch))

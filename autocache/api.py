@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autocache import strategy as _strategies
-from autocache.errors import ParameterError, PatchError
+from autocache.errors import DoesNotApplyError, ParameterError, PatchError
 from autocache.run_stats import RunStats, collect
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from autocache.strategy import StrategyInfo
     from autocache.when import When
     from autocache.where import Where
+
+logger = logging.getLogger("autocache")
 
 Choice = str | Strategy | tuple[str, Mapping[str, Any]]
 """A strategy: its name, an object, or its name with parameters."""
@@ -126,6 +129,8 @@ def patch(
     Raises:
         UnknownStrategyError: no strategy has that name.
         ParameterError: a parameter is unknown, out of range, or does not fit the model.
+        DoesNotApplyError: no denoiser of the target has what the strategy needs; where only some
+            lack it, they run as they are, and the log says so.
         UnknownModelError: the target is no model, or no spec describes it.
         SpecError: the spec cannot be read or does not fit the model.
         PatchError: the model is under another library's cache, or two strategies would skip the
@@ -139,7 +144,7 @@ def patch(
     except ValueError as error:
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
     models = denoisers(target, spec, chosen)
-    planned = [_plan(model, chosen, spec, limit, dry_run) for model in models]
+    planned = _plan_all(models, chosen, spec, limit, dry_run)
     if not isinstance(target, nn.Module):
         for session, _ in planned:
             session.accept(target)
@@ -234,6 +239,23 @@ def _custom(strategy: Any, parts: Mapping[str, Any], params: Mapping[str, Any]) 
     if "when" not in parts:
         raise ParameterError("a strategy from parts needs when=, the rule that decides")
     return Custom.create(**parts, **params)
+
+
+def _plan_all(
+    models: Sequence[nn.Module], strategy: Strategy | Composition, *given: Any
+) -> list[tuple[Session, list]]:
+    """Of several denoisers those that the strategy applies to; it must apply to one."""
+    planned, refused = [], []
+    for model in models:
+        try:
+            planned.append(_plan(model, strategy, *given))
+        except DoesNotApplyError as error:
+            refused.append((model, error))
+    for model, error in refused:
+        if not planned:
+            raise error
+        logger.warning("%s runs as it is: %s", type(uncompiled(model)).__name__, error)
+    return planned
 
 
 def _plan(

@@ -22,6 +22,10 @@ class ParameterError(AutocacheError):
     """A strategy parameter is unknown, of the wrong type, or out of range."""
 
 
+class DoesNotApplyError(ParameterError):
+    """The strategy needs something that this model does not have."""
+
+
 class SpecError(AutocacheError):
     """A model spec cannot be read, is malformed, or does not fit the live model."""
 

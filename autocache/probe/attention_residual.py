@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError, ParameterError
 from autocache.probe.entry import Entry
 from autocache.runtime.intercept import PASS
 from autocache.spec.bind import signature
@@ -48,7 +48,7 @@ class AttentionResidual:
                     return stack, stack.spec.after_attention
         chosen = bound.stack(self.stack)
         if chosen.spec.after_attention is None:
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"the spec of {bound.spec.name} does not say where in a block of {chosen.path} "
                 "attention ends: it lacks after_attention, the sub-module that is given the latent "
                 "stream after attention was added; teacache measures what enters the blocks instead"

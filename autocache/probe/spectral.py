@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError
 from autocache.runtime.intercept import PASS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class SpectralLatent:
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         layout = bound.spec.latent_layout
         if layout not in GRIDS:
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"the latents of {bound.spec.name} are no grid of pixels or frames (latent_layout "
                 f"is {layout!r}), so they have no spatial frequencies; teacache and fbcache "
                 "measure what every model with blocks has"

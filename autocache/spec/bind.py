@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from autocache.errors import ParameterError, SpecError, nearest
+from autocache.errors import DoesNotApplyError, ParameterError, SpecError, nearest
 from autocache.spec import levels
 from autocache.spec.flow import Flow, reach
 from autocache.spec.loader import line_of
@@ -133,14 +133,14 @@ class Bound:
     def stack(self, path: str | None = None) -> BoundStack:
         """The stack of that path, or the first that has blocks.
 
-        Raises ParameterError when there is none.
+        Raises ParameterError when there is none of that path, DoesNotApplyError when none at all.
         """
         for stack in self.stacks:
             if stack.path == path or (path is None and stack.blocks):
                 return stack
         if path is None:
             why = f" ({self.spec.no_blocks})" if self.spec.no_blocks else ""
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"{self.spec.name} has no stack of blocks that can be skipped as one{why}; "
                 "strategies that act on the inner levels of a UNet (deepcache), on sub-modules "
                 "(attention) or on the whole call (easycache) may apply to it"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError
 from autocache.how import Reuse
 from autocache.probe import AttentionResidual
 from autocache.runtime.limits import Limits
@@ -90,7 +90,7 @@ class AdaCache(Strategy):
     def _motion(self, book: Book, bound: Bound, config: Mapping[str, Any]) -> Motion:
         axis, patch = frames_of(bound.spec, config)
         if axis is None and self.frames is None and bound.spec.frames is None:
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"moreg compares frames, and the latents of {bound.spec.name} are not known to "
                 "have any; give frames=, the number of frames its tokens are divided into"
             )

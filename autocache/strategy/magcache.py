@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from autocache.errors import ParameterError, nearest
+from autocache.errors import DoesNotApplyError, ParameterError, nearest
 from autocache.how import Reuse
 from autocache.runtime.limits import Limits
 from autocache.spec.schema import MagCacheTable
@@ -99,7 +99,7 @@ class MagCache(Strategy):
             return known[self.table]
         found = published.table(self.name, spec.magcache, config)
         if found is None:
-            raise ParameterError(_no_table(spec, list(known)))
+            raise DoesNotApplyError(_no_table(spec, list(known)))
         return found
 
 

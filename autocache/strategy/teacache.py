@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from autocache.errors import ParameterError, nearest
+from autocache.errors import DoesNotApplyError, ParameterError, nearest
 from autocache.how import Reuse
 from autocache.probe import Named
 from autocache.runtime.limits import Limits
@@ -79,7 +79,7 @@ class TeaCache(Strategy):
         table = self._table(bound.spec, config)
         coefficients = self.coefficients or tuple(table.coefficients if table else ())
         if not coefficients:
-            raise ParameterError(_no_table(self.name, bound.spec))
+            raise DoesNotApplyError(_no_table(self.name, bound.spec))
         threshold, relative = self._level(bound.spec, table), False
         if threshold is None:
             threshold, relative = RELATIVE_THRESHOLD, True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError, ParameterError
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.outputs import Outputs, flatten, unflatten
 from autocache.where.base import Where
@@ -38,7 +38,7 @@ class DeepFeatures(Where):
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         unet = bound.unet
         if unet is None:
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"{bound.spec.name} has no UNet levels, so there are no deep features that skip "
                 "connections go round; strategies that act on blocks (dit_block, teacache) or on "
                 "sub-modules (attention) do apply to it"

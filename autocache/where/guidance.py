@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils import _pytree as pytree
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError
 from autocache.runtime.outputs import Outputs, flatten, note_error, unflatten
 from autocache.spec.bind import signature
 from autocache.where.base import Around, BlockRanges, Where
@@ -63,7 +63,7 @@ class Guidance(Where):
         layout = bound.spec.latent_layout
         if part.recipe.how.spatial and layout not in GRIDS:
             found = "packs it into tokens" if layout == "tokens" else "does not say how it lies"
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"the unconditional branch is predicted from the frequencies of the latent, and "
                 f"{bound.spec.name} {found}: that wants a latent_layout of {', '.join(GRIDS)} in "
                 "the spec; reusing attention does apply (guidance_cache=False), and so does "

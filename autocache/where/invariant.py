@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError, ParameterError
 from autocache.spec.bind import named
 from autocache.where.base import BlockRanges, Where, in_blocks
 from autocache.where.submodules import OutputSite
@@ -43,7 +43,7 @@ class Invariant(Where):
         patterns = bound.spec.invariant
         found = {n: module for pattern in patterns for n, module in named(bound.model, pattern)}
         if not found:
-            raise ParameterError(
+            raise DoesNotApplyError(
                 f"the spec of {bound.spec.name} lists no module whose inputs stay the same from "
                 "step to step (invariant:); strategies that skip blocks or the whole call do apply"
             )

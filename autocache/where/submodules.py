@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.outputs import Outputs, flatten, unflatten
 from autocache.where.base import BlockRanges, Where, in_blocks
@@ -37,7 +37,7 @@ class Submodules(Where):
     def sites(self, bound: Bound, part: Part) -> list[tuple[nn.Module, Site]]:
         found = list(self._modules(bound))
         if not found:
-            raise ParameterError(self._nothing(bound))
+            raise DoesNotApplyError(self._nothing(bound))
         return [
             (module, OutputSite(part, name, len(found), attention))
             for name, module, attention in found
