@@ -18,8 +18,10 @@ from autocache.spec.loader import line_of
 from autocache.spec.schema import Loop, Proof, Spec
 
 __all__ = [
+    "call_of",
     "class_of",
     "inputs_of",
+    "loop_of",
     "model_of",
     "pipeline_of",
     "proof_of",
@@ -32,6 +34,9 @@ STEPS = 4
 """Denoising steps of a tiny pipeline's generation when its `call` does not say."""
 
 DENOISER = "denoiser"
+
+MOST_PARAMETERS = 30_000_000
+"""What is still a tiny model. A forgotten `num_layers` gives one of billions."""
 
 
 def proof_of(spec: Spec) -> Proof:
@@ -63,6 +68,7 @@ def model_of(spec: Spec, seed: int = 0, **overrides: Any) -> nn.Module:
     config = {**proof_of(spec).config, **overrides}
     with _located(spec, "proof", "config"):
         given = value(config, key="config", seed=seed, config=True)
+        _refuse_large(class_of(spec), given)
         return constructed(class_of(spec), given, seed=seed, key="config")
 
 
@@ -121,9 +127,7 @@ def run_loop(spec: Spec, label: str, pipe: Any, *, seed: int = 0, **options: Any
     `options` replace arguments of its `call`. Where the pipeline takes them and nothing else is
     said, there are 4 steps, latents come out, and they come in a tuple.
     """
-    call = loop_of(spec, label).call
-    with _located(spec, "proof", "pipelines", label, "call"):
-        given = value(call, key="call", seed=seed, build=_components(spec)) | options
+    given = call_of(spec, label, seed=seed) | options
     taken = inspect.signature(type(pipe).__call__).parameters
     usual: dict[str, Any] = {
         "num_inference_steps": STEPS,
@@ -137,6 +141,13 @@ def run_loop(spec: Spec, label: str, pipe: Any, *, seed: int = 0, **options: Any
         return pipe(**{**usual, **given})
 
 
+def call_of(spec: Spec, label: str, *, seed: int = 0) -> dict[str, Any]:
+    """The arguments of a tiny pipeline's generation that its description gives."""
+    call = loop_of(spec, label).call
+    with _located(spec, "proof", "pipelines", label, "call"):
+        return value(call, key="call", seed=seed, build=_components(spec))
+
+
 def loop_of(spec: Spec, label: str) -> Loop:
     """The tiny pipeline's description. Raises SpecError when the proof has none of that label."""
     loops = proof_of(spec).pipelines
@@ -144,6 +155,22 @@ def loop_of(spec: Spec, label: str) -> Loop:
         at = line_of(spec, "proof", "pipelines")
         raise SpecError(f"{at}: no pipeline is called {label!r}{nearest(label, loops)}")
     return loops[label]
+
+
+def _refuse_large(cls: type[nn.Module], config: dict[str, Any]) -> None:
+    """Raises SpecError before the memory for a model of real size is taken."""
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            sketch = cls(**config)
+    except Exception:
+        # Not every constructor works without values; those that do not are not measured.
+        return
+    count = sum(parameter.numel() for parameter in sketch.parameters())
+    if count > MOST_PARAMETERS:
+        raise SpecError(
+            f"config: a {cls.__name__} of {count:,} parameters is not tiny; give it fewer layers "
+            f"and smaller sizes, below {MOST_PARAMETERS:,} in all"
+        )
 
 
 def _denoiser(spec: Spec, name: str, **overrides: Any) -> nn.Module:

@@ -1,0 +1,88 @@
+"""Attention and feed-forward: each declared module runs once, and reusing them does just that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from autocache.authoring.checks.reference import Reused
+from autocache.authoring.checks.subject import STEPS, NotApplicable, Subject, counted, difference
+from autocache.how import Reuse
+from autocache.when import Interval
+from autocache.where import Submodules
+
+
+def attention(subject: Subject) -> Iterator[str]:
+    """Attention modules, of every kind, within the blocks and outside them."""
+    names = _attention(subject)
+    if not names:
+        raise NotApplicable("no attention is declared")
+    kinds = tuple(sorted(subject.bound.attention_kinds))
+    yield from _declared(subject, names, Submodules(attention=kinds))
+
+
+def feed_forward(subject: Subject) -> Iterator[str]:
+    """Feed-forward modules, within the blocks and outside them."""
+    names = _feed_forward(subject)
+    if not names:
+        raise NotApplicable("no feed-forward is declared")
+    yield from _declared(subject, names, Submodules(feed_forward=True))
+
+
+def _declared(subject: Subject, names: list[str], where: Submodules) -> Iterator[str]:
+    wrong = list(_runs_once(subject, names))
+    yield from wrong
+    if not wrong:
+        yield from _reuses(subject, names, where)
+
+
+def _attention(subject: Subject) -> list[str]:
+    """The paths of all declared attention modules."""
+    inside = _within(subject, {stack.path: [*stack.attention] for stack in subject.spec.stacks})
+    return inside + [name for name, _, _ in subject.bound.attention]
+
+
+def _feed_forward(subject: Subject) -> list[str]:
+    inside = _within(subject, {stack.path: stack.feed_forward for stack in subject.spec.stacks})
+    return inside + [name for name, _ in subject.bound.feed_forward]
+
+
+def _within(subject: Subject, names: dict[str, list[str]]) -> list[str]:
+    return [
+        f"{stack.path}.{nth}.{name}"
+        for stack in subject.bound.stacks
+        for nth in range(len(stack.blocks))
+        for name in names[stack.path]
+    ]
+
+
+def _runs_once(subject: Subject, names: list[str]) -> Iterator[str]:
+    """Reuse keeps one output per module and call."""
+    modules = dict(subject.model.named_modules())
+    for name in names:
+        if names.count(name) > 1 or any(name.startswith(f"{other}.") for other in names):
+            yield f"{name} is declared twice, by itself or within another"
+        elif name not in modules:
+            yield f"there is no {name}, which the first block of its stack has"
+        elif subject.runs[name] != 1:
+            yield f"{name} runs {subject.runs[name]} times in one call; expected once"
+
+
+def _reuses(subject: Subject, names: list[str], where: Submodules) -> Iterator[str]:
+    model, plain = subject.fresh(), subject.fresh()
+    reference = Reused([plain.get_submodule(name) for name in names])
+    subject.patch(model, when=Interval(2, start=0), where=where, how=Reuse())
+    for step in range(STEPS):
+        reference.skipping = skip = step % 2 == 1
+        with counted(model) as ran:
+            output = subject.call(model, step)
+        wrong = [name for name in names if (ran[name] == 0) is not skip]
+        if wrong:
+            did = "ran" if skip else "did not run"
+            yield f"step {step}: {wrong[0]} {did} when reused every other step"
+            return
+        differs = difference(output, subject.call(plain, step))
+        if differs:
+            yield f"step {step}: not what reusing the outputs gives: {differs}"
+            return
+        if skip and difference(output, subject.plain[step]) is None:
+            yield f"step {step}: reusing all of them makes no difference to the output"

@@ -1,0 +1,98 @@
+"""What a pipeline's loop really does with its denoisers, seen by torch's own hooks."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocache.spec.schema import Spec
+
+
+@dataclass
+class Call:
+    """One call of a denoiser: which one, with what, and the units of it that ran.
+
+    Units are what a strategy would skip: blocks, layers, attention modules. `free` calls are not
+    counted as steps, because they write into caches of the model's own.
+    """
+
+    number: int
+    time: float | None
+    given: dict[str, Any]
+    free: bool
+    ran: set[str] = field(default_factory=set)
+
+    @property
+    def shapes(self) -> tuple:
+        """What has to stay the same for kept tensors to fit."""
+        tensors = (value for value in self.given.values() if isinstance(value, torch.Tensor))
+        return tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+
+
+@contextlib.contextmanager
+def traced(
+    spec: Spec, denoisers: Sequence[nn.Module], units: Sequence[Sequence[str]]
+) -> Iterator[list[Call]]:
+    """The calls of these denoisers, in the order in which they are made."""
+    calls: list[Call] = []
+    handles = []
+
+    def watch(number: int, model: nn.Module) -> None:
+        signature = inspect.signature(type(model).forward)
+
+        def enters(_module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            given = signature.bind(model, *args, **kwargs)
+            given.apply_defaults()
+            calls.append(_call(spec, number, dict(list(given.arguments.items())[1:])))
+
+        handles.append(model.register_forward_pre_hook(enters, with_kwargs=True))
+        for name in units[number]:
+            if name:
+                note = _note(calls, name)
+                handles.append(model.get_submodule(name).register_forward_pre_hook(note))
+
+    for number, model in enumerate(denoisers):
+        watch(number, model)
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _note(calls: list[Call], name: str) -> Any:
+    return lambda *_: calls[-1].ran.add(name)
+
+
+def _call(spec: Spec, number: int, given: dict[str, Any]) -> Call:
+    free = any(given.get(name) in values for name, values in spec.compute_when.items())
+    time = None if spec.timestep is None else _highest(given.get(spec.timestep))
+    # The loop may go on to write into what it gave.
+    kept = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in given.items()}
+    return Call(number, time, kept, free)
+
+
+def _highest(time: Any) -> float | None:
+    if isinstance(time, list | tuple):
+        times = [found for item in time if (found := _highest(item)) is not None]
+        return max(times, default=None)
+    if time is None:
+        return None
+    return float(time.amax()) if isinstance(time, torch.Tensor) else float(time)
+
+
+def steps_of(calls: Sequence[Call]) -> list[list[Call]]:
+    """The calls of each step: those in a row at one time. Without times every call is one."""
+    steps: list[list[Call]] = []
+    for call in calls:
+        if steps and call.time is not None and steps[-1][0].time == call.time:
+            steps[-1].append(call)
+        else:
+            steps.append([call])
+    return steps
