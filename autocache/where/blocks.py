@@ -147,7 +147,7 @@ class Span:
     def others(self, moment: Moment) -> tuple[Any, ...]:
         """What a skipped block returns that is no stream."""
         return tuple(
-            moment.store.get((self.name, nth))[0] if other is _STORED else other
+            moment.store.get((self.name, nth))[-1].tensor if other is _STORED else other
             for nth, other in enumerate(moment.kept[self.name].others)
         )
 
@@ -182,7 +182,10 @@ class Span:
         if kept is None:
             return False
         pairs = zip(kept.streams, streams, self.returns, strict=True)
-        return all(not has or moment.store.get((self.name, n), like=s) for has, s, n in pairs)
+        others = (nth for nth, other in enumerate(kept.others) if other is _STORED)
+        return all(
+            not has or moment.store.get((self.name, n), like=s) for has, s, n in pairs
+        ) and all(moment.store.get((self.name, nth)) for nth in others)
 
     def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
         """The streams as they leave a skipped span."""
