@@ -10,7 +10,7 @@ from autocache.authoring.checks.subject import Subject, difference, leaves
 from autocache.authoring.instance import inputs_of
 from autocache.runtime.session import LATENT_NAMES
 
-LAYOUTS = {"BCHW": 4, "BCFHW": 5, "BFCHW": 5, "BCL": 3, "tokens": 3}
+LAYOUTS = {"BCHW": 4, "BCFHW": 5, "BFCHW": 5, "BFHWC": 5, "BCL": 3, "tokens": 3}
 """The number of dimensions a latent has."""
 
 

@@ -24,10 +24,9 @@ def levels(subject: Subject) -> Iterator[str]:
         differs = difference(subject.call(model, step), subject.plain[step])
         if differs:
             yield f"deepcache with interval=1: step {step}: {differs}"
-    ups = [layer for level in unet.levels for layer in reversed(level.up_layers)]
-    for branch in range(len(ups) - (unet.middle is None)):
+    for branch in range(len(_cuts(unet)) - (unet.middle is None)):
         try:
-            yield from _cut(subject, unet, ups, branch)
+            yield from _cut(subject, unet, branch)
         except ParameterError as error:
             # Deeper levels may be uncuttable; the first cut is what a UNet is declared for.
             if branch == 0:
@@ -35,16 +34,26 @@ def levels(subject: Subject) -> Iterator[str]:
             return
 
 
-def _cut(subject: Subject, unet: UNet, ups: list[Layer], branch: int) -> Iterator[str]:
+def _cuts(unet: UNet) -> list[tuple[int, int]]:
+    """Where skip connections come in on the way up, outermost first: depth, and the number of the
+    layer counted from the end of its block."""
+    return [
+        (depth, layer)
+        for depth, level in enumerate(unet.levels)
+        for layer in range(len(level.up_layers) if unet.by_layer else 1)
+    ]
+
+
+def _cut(subject: Subject, unet: UNet, branch: int) -> Iterator[str]:
     model, plain = subject.fresh(), subject.fresh()
     subject.patch(model, "deepcache", interval=2, branch=branch)
-    reference = _Kept(plain.get_submodule(_before(subject, unet, ups, branch)))
+    reference = _Kept(plain.get_submodule(_before(unet, branch)))
     at = f"cut at branch {branch}"
     for step in (0, 1, 2):
         reference.filling = skip = step == 1
         with counted(model) as ran:
             output = subject.call(model, step)
-        expected = _outer(subject, unet, ups, branch) if skip else set(unet.layers)
+        expected = _outer(unet, branch) if skip else set(unet.layers)
         got = {name for name in unet.layers if ran[name]}
         if got != expected:
             wrong = ", ".join(sorted(got ^ expected))
@@ -58,26 +67,33 @@ def _cut(subject: Subject, unet: UNet, ups: list[Layer], branch: int) -> Iterato
             yield f"{at}: what is inside makes no difference to the output"
 
 
-def _outer(subject: Subject, unet: UNet, ups: list[Layer], branch: int) -> set[str]:
+def _outer(unet: UNet, branch: int) -> set[str]:
     """The layers that run: the last ones of the up path, and those of the down path that feed them
-    by skip connections, of which the convolution before the first is one."""
+    by skip connections. Of layers the convolution before the first one is such a connection."""
+    if not unet.by_layer:
+        outer = unet.levels[: branch + 1]
+        return {
+            name
+            for level in outer
+            for layer in (*level.down_layers, *level.up_layers)
+            for name in layer
+        }
     skips: list[Layer] = []
     for level in unet.levels:
         skips += [*level.down_layers, *([level.downsamplers] if level.downsamplers else [])]
+    ups = [layer for level in unet.levels for layer in reversed(level.up_layers)]
     running = {name for layer in [*skips[:branch], *ups[: branch + 1]] for name in layer}
     return running & set(unet.layers)
 
 
-def _before(subject: Subject, unet: UNet, ups: list[Layer], branch: int) -> str:
-    """The module whose output the running layers go on from."""
-    inner = ups[branch + 1][-1] if branch + 1 < len(ups) else None
-    for depth, level in enumerate(unet.levels):
-        if ups[branch] == level.up_layers[0]:
-            # The first layer of its block: the block before it, with what it does at its end.
-            deeper = unet.levels[depth + 1 :]
-            return deeper[0].up if deeper else str(unet.middle)
-    assert inner is not None
-    return inner
+def _before(unet: UNet, branch: int) -> str:
+    """The module whose output the running layers go on from: the layer before, or the block."""
+    depth, layer = _cuts(unet)[branch]
+    level = unet.levels[depth]
+    if unet.by_layer and layer < len(level.up_layers) - 1:
+        return level.up_layers[-2 - layer][-1]
+    deeper = unet.levels[depth + 1 :]
+    return deeper[0].up[-1] if deeper else str(unet.middle)
 
 
 class _Kept:
