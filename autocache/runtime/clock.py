@@ -25,6 +25,7 @@ class Clock:
         self.context: str | None = None
         self._announced = False
         self._driven = False
+        self._index: int | None = None
         self._time: float | None = None
         self._direction = 0
         self._calls: Counter[str] = Counter()
@@ -36,13 +37,21 @@ class Clock:
         the second half of the steps.
         """
         self._announced = self._driven = True
-        self._time = None
+        self._index = self._time = None
         self.step, self.total = 0, total
         self._calls.clear()
 
-    def advance(self) -> bool:
-        """A scheduler took its step. True when that was the generation's last."""
+    def advance(self, start: int | None = None, end: int | None = None) -> bool:
+        """A scheduler took its step, from one index to another of its own, where it counts.
+
+        True when that was the generation's last. One that starts before the step before it ended
+        is the same step once more, for another intermediate result: it does not count.
+        """
         if not self._driven:
+            return False
+        repeated = start is not None and self._index is not None and start < self._index
+        self._index = end
+        if repeated:
             return False
         self.step += 1
         self._calls.clear()

@@ -311,11 +311,16 @@ class Session:
         self.attention_skipped += record.attention_skipped
         self.seconds += record.seconds
 
-    def step_ended(self, sample: torch.Tensor | None) -> None:
-        """The scheduler took a step to `sample`; after the last one nothing is kept."""
+    def step_ended(
+        self, sample: torch.Tensor | None, start: int | None = None, end: int | None = None
+    ) -> None:
+        """The scheduler took a step to `sample`; after the last one nothing is kept.
+
+        `start` and `end` are its own counts of steps before and after, None where it has none.
+        """
         self.track.sample = sample
         track = self.track
-        if track.clock.advance():
+        if track.clock.advance(start, end):
             self._tell_if_idle(track)
             track.forget()
 
@@ -342,7 +347,10 @@ class Session:
     def _writes_caches(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Whether the call is one of those that the spec wants to be computed."""
         for name, values in self.spec.compute_when.items():
-            given = self._forward.get(name, args, kwargs)
+            try:
+                given = self._forward.get(name, args, kwargs)
+            except (AttributeError, LookupError):
+                continue  # What would hold it is not there in this call.
             if isinstance(given, (str, bool, int)) and given in values:
                 return True
         return False
@@ -368,7 +376,7 @@ class Session:
                 return track.times[begin + step]
         if step != track.clock.step or self._time_name is None:
             raise LookupError(f"the timestep of step {step} is not known")
-        return self._time(args, kwargs) * self.spec.timestep_scale
+        return self._time(args, kwargs) * self.spec.timestep_scale + self.spec.timestep_offset
 
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""

@@ -50,11 +50,12 @@ def _set_begin_index(wrapped: Callable, instance: Any, args: tuple, kwargs: dict
 
 
 def _step(owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+    start = getattr(instance, "step_index", None)
     result = wrapped(*args, **kwargs)
     # A subclass that calls `super().step` is heard once, as itself.
     if _owner(type(instance), "step") is owner:
         for session in _holding(instance):
-            session.step_ended(_sample(result))
+            session.step_ended(_sample(result), start, getattr(instance, "step_index", None))
     return result
 
 

@@ -52,6 +52,23 @@ def test_scheduler_signals_need_no_time():
     assert clock.generation == 1
 
 
+def test_a_step_taken_again_from_the_same_index_counts_once():
+    """Cosmos sets its scheduler back and steps twice: for the clean latent, then for the next."""
+    clock = Clock()
+    clock.announce(3)
+    clock.enter(no_time)
+    ended = []
+    for index in range(3):
+        for _ in range(2):
+            ended.append(clock.advance(None if not ended else index, index + 1))
+        assert clock.step == index + 1
+    assert ended == [False, False, False, False, True, False]
+    clock.announce(2)
+    assert clock.enter(no_time) == (True, "0")
+    assert not clock.advance(0, 1)
+    assert clock.step == 1
+
+
 def test_after_the_last_announced_step_time_takes_over():
     """A foreign loop on a model whose scheduler is done is placed by its times."""
     clock = Clock()
