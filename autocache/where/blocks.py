@@ -159,7 +159,10 @@ class Span:
             streams, versions = anchored
         else:
             if skip or decision.keep or moment.call.dry_run:
-                streams = tuple(self._own(s) for s in streams)
+                # Until its last block a skipped span hands on what it was given, and the model may
+                # write into that (control residuals).
+                copy = skip and self.length > 1
+                streams = tuple(self._own(s, copy) for s in streams)
             versions = _versions(streams)
         moment.record.sites[self.name] = self.part.recipe.how.action if skip else "computed"
         if skip:
@@ -172,8 +175,8 @@ class Span:
         streams = tuple(self._own(s) for s in streams)
         moment.flights[self] = streams, _versions(streams)
 
-    def _own(self, stream: torch.Tensor | None) -> torch.Tensor | None:
-        if stream is not None and (self.clones or stream.is_inference()):
+    def _own(self, stream: torch.Tensor | None, copy: bool = False) -> torch.Tensor | None:
+        if stream is not None and (copy or self.clones or stream.is_inference()):
             return stream.clone()
         return stream
 
