@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound
 
-GRIDS = {"BCHW": (2, 3), "BCFHW": (2, 3, 4), "BFCHW": (1, 3, 4)}
+GRIDS = {"BCHW": (2, 3), "BCFHW": (2, 3, 4), "BFCHW": (1, 3, 4), "BFHWC": (1, 2, 3)}
 """The axes of time and space of each latent layout that is a grid."""
 
 

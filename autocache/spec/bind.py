@@ -198,7 +198,7 @@ def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
         if given is not None and given not in names:
             yield (key,), _no_argument(given, type(model), names)
     for name in spec.compute_when:
-        if name not in names:
+        if name.partition(".")[0] not in names:
             yield ("compute_when", name), _no_argument(name, type(model), names)
     if spec.unet is not None:
         # A UNet is put together from levels with and without attention.

@@ -259,12 +259,13 @@ class Spec(Facts):
     `building_block` marks a class that other models are built from: activation leaves it alone
     where it is no component of a pipeline.
     `timestep` is the argument of forward that holds it, null where there is none; times
-    `timestep_scale` it is the scheduler's timestep. `frames` is the argument with the number of
-    latent frames where these are packed into tokens. `no_blocks` says why blocks cannot be skipped.
-    `compute_when` lists values of arguments that make a call write into the model's own caches:
-    nothing in it is skipped. `attention`, `feed_forward` and `invariant` name modules by patterns
-    of their path, `*` standing for anything: attention and feed-forward outside the stacks, and
-    modules whose output does not change between steps as long as their inputs do not.
+    `timestep_scale` plus `timestep_offset` it is the scheduler's timestep. `frames` is the argument
+    with the number of latent frames where these are packed into tokens. `no_blocks` says why blocks
+    cannot be skipped. `compute_when` lists values of arguments, or of what is within them after a
+    dot, that make a call write into the model's own caches: nothing in it is skipped. `attention`,
+    `feed_forward` and `invariant` name modules by patterns of their path, `*` standing for
+    anything: attention and feed-forward outside the stacks, and modules whose output does not
+    change between steps as long as their inputs do not.
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -272,8 +273,9 @@ class Spec(Facts):
     building_block: bool = False
     timestep: Name | None = "timestep"
     timestep_scale: Number = 1.0
+    timestep_offset: Number = 0.0
     latent: Name | None = None
-    latent_layout: Literal["BCHW", "BCFHW", "BFCHW", "BCL", "tokens"] | None = None
+    latent_layout: Literal["BCHW", "BCFHW", "BFCHW", "BFHWC", "BCL", "tokens"] | None = None
     frames: Name | None = None
     stacks: list[Stack] = []
     unet: Levels | None = None

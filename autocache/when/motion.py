@@ -90,7 +90,7 @@ class Motion:
 
 def frames_of(spec: Spec, config: Mapping[str, Any]) -> tuple[int | None, int]:
     """The axis of a model's latents that counts frames, if any does, and how many make a token."""
-    axis = {"BCFHW": 2, "BFCHW": 1}.get(spec.latent_layout or "")
+    axis = {"BCFHW": 2, "BFCHW": 1, "BFHWC": 1}.get(spec.latent_layout or "")
     size = config.get("patch_size")
     patch = size[0] if isinstance(size, (list, tuple)) else config.get("patch_size_t")
     return axis, patch or 1
