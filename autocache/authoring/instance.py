@@ -75,8 +75,8 @@ def model_of(spec: Spec, seed: int = 0, **overrides: Any) -> nn.Module:
 def inputs_of(spec: Spec, step: int = 0, seed: int = 0) -> dict[str, Any]:
     """The keyword arguments of one call of the tiny model; equal arguments give equal values.
 
-    From step to step only the timestep (times 1 - 0.1 step) and the latent (times 1 + 0.05 step)
-    change. Where forward has `return_dict` it is False. Raises SpecError that names the key.
+    From step to step only the timestep (times 1 - 0.1 step) and the latent (times 1 + 0.05 step,
+    tokens of a vocabulary shifted by one) change. Where forward has `return_dict` it is False. Raises SpecError that names the key.
     """
     with _located(spec, "proof", "inputs"):
         given: dict[str, Any] = value(proof_of(spec).inputs, key="inputs", seed=seed)
@@ -225,9 +225,10 @@ def _later(time: Any, step: int) -> Any:
 
 
 def _grown(latent: Any, step: int) -> Any:
-    if isinstance(latent, torch.Tensor) and latent.is_floating_point():
-        return latent * (1 + 0.05 * step)
-    return latent
+    if not isinstance(latent, torch.Tensor):
+        return latent
+    # Of tokens of a vocabulary all values stay in it, at other places.
+    return latent * (1 + 0.05 * step) if latent.is_floating_point() else latent.roll(step, -1)
 
 
 @contextlib.contextmanager

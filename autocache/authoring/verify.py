@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,7 +108,21 @@ def reports(
     given = [spec] if isinstance(spec, str | Path | Spec) else list(spec)
     found = [registry.resolve(one, None) for one in given]
     for one in found:
-        yield _verify(one, pipelines)
+        with _quiet():
+            report = _verify(one, pipelines)
+        yield report
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Patches that never skip are made on purpose; warnings of them would bury the result."""
+    logger = logging.getLogger("autocache")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _verify(spec: Spec, pipelines: bool | Sequence[str]) -> Report:

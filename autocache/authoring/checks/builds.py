@@ -10,9 +10,6 @@ from autocache.authoring.checks.subject import Subject, difference, leaves
 from autocache.authoring.instance import inputs_of
 from autocache.runtime.session import LATENT_NAMES
 
-LAYOUTS = {"BCHW": 4, "BCFHW": 5, "BFCHW": 5, "BFHWC": 5, "BCL": 3, "tokens": 3}
-"""The number of dimensions a latent has."""
-
 
 def builds(subject: Subject) -> Iterator[str]:
     """The tiny model runs, its output is finite and moves with the inputs, and the spec binds."""
@@ -25,7 +22,10 @@ def builds(subject: Subject) -> Iterator[str]:
         if not tensor.isfinite().all():
             yield f"tensor {nth} of the output is not finite; choose other proof.inputs"
     if difference(second, first) is None:
-        yield "two steps have the same output, so nothing could be proven with these proof.inputs"
+        yield (
+            "two steps have the same output, so nothing can be proven with these proof.inputs; "
+            "do timestep: and latent: name what moves from step to step?"
+        )
     yield from _layout(subject)
 
 
@@ -35,5 +35,5 @@ def _layout(subject: Subject) -> Iterator[str]:
     latent = next((given[name] for name in names if name in given), None)
     if layout is None or not isinstance(latent, torch.Tensor):
         return
-    if latent.ndim != LAYOUTS[layout]:
+    if latent.ndim != (3 if layout == "tokens" else len(layout)):
         yield f"latent_layout is {layout}, but the latent has {latent.ndim} dimensions"

@@ -13,6 +13,7 @@ from autocache.authoring.checks.subject import (
     structure,
 )
 from autocache.how import Reuse
+from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.bind import signature
 from autocache.when import Interval
 from autocache.where import Denoiser
@@ -62,4 +63,10 @@ def _easycache(subject: Subject) -> Iterator[str]:
         skipped += not ran
     told = sum(record.whole for record in patch.stats().steps)
     if not skipped or told != skipped:
-        yield f"easycache: {skipped} of {STEPS} calls were skipped, and it tells of {told}"
+        hint = "" if _has_latent(subject) else "; which argument is the latent? Name it by latent:"
+        yield f"easycache: {skipped} of {STEPS} calls were skipped, and it tells of {told}{hint}"
+
+
+def _has_latent(subject: Subject) -> bool:
+    names = (subject.spec.latent,) if subject.spec.latent else LATENT_NAMES
+    return any(name in signature(type(subject.model)).names for name in names)

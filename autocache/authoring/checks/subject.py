@@ -151,9 +151,9 @@ def traces(model: nn.Module) -> dict[str, tuple]:
     return {
         name: (
             type(module),
-            tuple(module._forward_hooks),
-            tuple(module._forward_pre_hooks),
-            frozenset(key for key in vars(module) if not key.startswith("_forward")),
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            frozenset(vars(module)),
         )
         for name, module in model.named_modules()
     }

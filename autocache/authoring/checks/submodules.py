@@ -37,32 +37,30 @@ def _declared(subject: Subject, names: list[str], where: Submodules) -> Iterator
 
 def _attention(subject: Subject) -> list[str]:
     """The paths of all declared attention modules."""
-    inside = _within(subject, {stack.path: [*stack.attention] for stack in subject.spec.stacks})
+    inside = [
+        f"{stack.path}.{nth}.{path}"
+        for stack in subject.bound.stacks
+        for nth in range(len(stack.blocks))
+        for path, _, _ in stack.attention(nth)
+    ]
     return inside + [name for name, _, _ in subject.bound.attention]
 
 
 def _feed_forward(subject: Subject) -> list[str]:
-    inside = _within(subject, {stack.path: stack.feed_forward for stack in subject.spec.stacks})
-    return inside + [name for name, _ in subject.bound.feed_forward]
-
-
-def _within(subject: Subject, names: dict[str, list[str]]) -> list[str]:
-    return [
-        f"{stack.path}.{nth}.{name}"
+    inside = [
+        f"{stack.path}.{nth}.{path}"
         for stack in subject.bound.stacks
         for nth in range(len(stack.blocks))
-        for name in names[stack.path]
+        for path, _ in stack.feed_forward(nth)
     ]
+    return inside + [name for name, _ in subject.bound.feed_forward]
 
 
 def _runs_once(subject: Subject, names: list[str]) -> Iterator[str]:
     """Reuse keeps one output per module and call."""
-    modules = dict(subject.model.named_modules())
     for name in names:
         if names.count(name) > 1 or any(name.startswith(f"{other}.") for other in names):
             yield f"{name} is declared twice, by itself or within another"
-        elif name not in modules:
-            yield f"there is no {name}, which the first block of its stack has"
         elif subject.runs[name] != 1:
             yield f"{name} runs {subject.runs[name]} times in one call; expected once"
 
