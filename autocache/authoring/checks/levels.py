@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -59,6 +59,10 @@ def _cut(subject: Subject, unet: UNet, branch: int) -> Iterator[str]:
             wrong = ", ".join(sorted(got ^ expected))
             yield f"{at}: step {step}: wrongly run or left out: {wrong}"
             return
+        beside = _beside(subject, unet, expected, ran) if skip else []
+        if beside:
+            yield f"{at}: step {step}: inside the cut ran {', '.join(beside[:3])}; name all layers"
+            return
         differs = difference(output, subject.call(plain, step))
         if differs:
             yield f"{at}: step {step}: not the outer layers on the feature: {differs}"
@@ -67,17 +71,39 @@ def _cut(subject: Subject, unet: UNet, branch: int) -> Iterator[str]:
             yield f"{at}: what is inside makes no difference to the output"
 
 
+def _beside(subject: Subject, unet: UNet, outer: set[str], ran: Mapping[str, int]) -> list[str]:
+    """What ran although a full call runs it among what is skipped."""
+    order = list(subject.runs)
+    skipped = [nth for nth, name in enumerate(order) if name in set(unet.layers) - outer]
+    between = order[skipped[0] : skipped[-1] + 1]
+    # The rest of the last layer, and what comes after it in its block.
+    following = order[skipped[-1] + 1 :]
+    for name in following:
+        if name in outer:
+            break
+        between.append(name)
+    around = tuple(outer)
+    return [
+        name
+        for name in between
+        if ran[name] and not any(inner == name or inner.startswith(f"{name}.") for inner in around)
+    ]
+
+
 def _outer(unet: UNet, branch: int) -> set[str]:
     """The layers that run: the last ones of the up path, and those of the down path that feed them
     by skip connections. Of layers the convolution before the first one is such a connection."""
     if not unet.by_layer:
-        outer = unet.levels[: branch + 1]
-        return {
+        deeper = unet.levels[branch + 1 :]
+        inside = {
             name
-            for level in outer
+            for level in deeper
             for layer in (*level.down_layers, *level.up_layers)
             for name in layer
         }
+        # Beside the outer levels, down blocks that nothing on the way up faces always run.
+        middle = () if unet.middle is None else (f"{unet.middle}.",)
+        return {name for name in unet.layers if name not in inside and not name.startswith(middle)}
     skips: list[Layer] = []
     for level in unet.levels:
         skips += [*level.down_layers, *([level.downsamplers] if level.downsamplers else [])]
