@@ -11,6 +11,7 @@ import torch
 from pipelines.tiny_pipelines import counted, flux, make, run
 
 import autocache
+import tiny
 from autocache.api import attach
 
 EULER = diffusers.FlowMatchEulerDiscreteScheduler
@@ -130,7 +131,7 @@ def test_second_order(strategy: str) -> None:
     """Under Heun each of the two evaluations is a step, and generations stay equal."""
     pipe = make("flux")
     pipe.scheduler = Heun()
-    autocache.patch(pipe, strategy)
+    autocache.patch(pipe, tiny.choice(strategy))
     with counted(pipe) as counts:
         first = run(pipe, steps=6, guided=True)
     stats = autocache.stats(pipe)
@@ -145,7 +146,7 @@ def test_second_order(strategy: str) -> None:
 def test_from_pipe_shares_the_patched_denoiser(strategy: str) -> None:
     """A pipeline made of a patched one skips the same, and does so without an error."""
     pipe = make("flux")
-    autocache.patch(pipe, strategy)
+    autocache.patch(pipe, tiny.choice(strategy))
     expected = run(pipe)
     shared = diffusers.FluxPipeline.from_pipe(pipe)
     shared.set_progress_bar_config(disable=True)
@@ -161,7 +162,7 @@ def test_from_pipe_shares_the_patched_denoiser(strategy: str) -> None:
 def test_image_to_image_begins_in_the_middle(attached: bool) -> None:
     """Of 10 steps at strength 0.6 six are run: they are the generation, with its own last step."""
     pipe = flux()
-    patch = autocache.patch(pipe, "teacache", threshold=1e9)
+    patch = autocache.patch(pipe, tiny.choice("teacache"), threshold=1e9)
     other = diffusers.FluxImg2ImgPipeline.from_pipe(pipe)
     other.set_progress_bar_config(disable=True)
     if attached:

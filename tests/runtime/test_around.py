@@ -288,7 +288,7 @@ def test_a_patch_over_a_patch_and_one_that_fails() -> None:
     with pytest.raises(autocache.errors.ParameterError):
         autocache.patch(model, "attention", kinds=["temporal"])
     assert torch.equal(_loop(model, inputs), expected)
-    autocache.patch(model, "teacache")
+    autocache.patch(model, "fbcache")
     assert SLOT not in vars(model)
     autocache.unpatch(model)
     assert _is_plain(model)

@@ -50,7 +50,7 @@ def _loop(model: nn.Module, inputs: Any, times: list[float] = TIMES) -> torch.Te
 
 def _uncompiled(name: str, strategy: str) -> tuple[torch.Tensor, Any]:
     model, inputs = tiny.build(name)
-    patch = autocache.patch(model, strategy)
+    patch = autocache.patch(model, tiny.choice(strategy))
     return torch.cat([_loop(model, inputs) for _ in range(2)]), patch.stats()
 
 
@@ -76,7 +76,7 @@ def test_repeated_blocks(name: str, strategy: str, first: str) -> None:
     model, inputs = tiny.build(name)
     if first == "compile":
         model.compile_repeated_blocks(**options)
-    patch = autocache.patch(model, strategy)
+    patch = autocache.patch(model, tiny.choice(strategy))
     if first == "patch":
         model.compile_repeated_blocks(**options)
     _check(model, inputs, name, strategy, patch)
@@ -92,7 +92,7 @@ def test_whole_model(name: str, strategy: str, first: str) -> None:
     backend = Counting()
     model, inputs = tiny.build(name)
     compiled = torch.compile(model, backend=backend) if first == "compile" else None
-    patch = autocache.patch(compiled if compiled is not None else model, strategy)
+    patch = autocache.patch(compiled if compiled is not None else model, tiny.choice(strategy))
     if compiled is None:
         compiled = torch.compile(model, backend=backend)
     assert autocache.is_patched(compiled)
@@ -134,7 +134,9 @@ def _compilations(count: int, first: str, **patch: Any) -> int:
 @pytest.mark.parametrize("strategy", ["teacache", "dit_block"])
 def test_compilations_do_not_grow_with_the_blocks(strategy: str, first: str) -> None:
     """Ten blocks compile as often as three: just as often as without a patch."""
-    whole = {"strategy": strategy} | ({"block_start": 0} if strategy == "dit_block" else {})
+    whole = {"strategy": tiny.choice(strategy)} | (
+        {"block_start": 0} if strategy == "dit_block" else {}
+    )
     plain = _compilations(3, first)
     assert _compilations(3, first, **whole) == _compilations(10, first, **whole) == plain
 

@@ -34,7 +34,7 @@ def _loop(model: nn.Module, inputs: Any, times: list[float] = TIMES) -> torch.Te
 
 def _fresh(name: str, strategy: str, seed: int = 0) -> torch.Tensor:
     model, _ = tiny.build(name, seed=seed)
-    autocache.patch(model, strategy)
+    autocache.patch(model, tiny.choice(strategy))
     return _loop(model, tiny.build(name)[1])
 
 
@@ -43,7 +43,7 @@ def _fresh(name: str, strategy: str, seed: int = 0) -> torch.Tensor:
 def test_a_copied_model_has_its_own_weights_and_state(name: str, strategy: str) -> None:
     """A deep copy, made in mid-generation, is patched by itself and shares nothing."""
     model, inputs = tiny.build(name)
-    patch = autocache.patch(model, strategy)
+    patch = autocache.patch(model, tiny.choice(strategy))
     _loop(model, inputs, TIMES[:3])
     copied = copy.deepcopy(model)
     assert type(copied) is type(model)
@@ -81,7 +81,7 @@ def test_a_copied_block_is_plain(strategy: str) -> None:
     model, _ = tiny.build(FLUX)
     plain_class = type(model.transformer_blocks[0])
     plain_keys = sorted(vars(model.transformer_blocks[0]))
-    autocache.patch(model, strategy)
+    autocache.patch(model, tiny.choice(strategy))
     block = model.transformer_blocks[0]
     copied = copy.deepcopy(block)
     assert type(copied) is plain_class
@@ -119,7 +119,7 @@ def test_class_names_and_isinstance() -> None:
 def test_a_copied_pipeline(name: str, strategy: str) -> None:
     """A deep copy of a patched pipeline hears its own scheduler and skips the same."""
     pipe = make(name)
-    autocache.patch(pipe, strategy)
+    autocache.patch(pipe, tiny.choice(strategy))
     expected = run(pipe)
     copied = copy.deepcopy(pipe)
     assert copied.transformer is not pipe.transformer
@@ -156,7 +156,7 @@ def test_a_saved_model_needs_no_autocache(strategy: str, tmp_path: Path) -> None
     model, inputs = tiny.build(FLUX)
     with torch.no_grad():
         expected = model(**inputs(0.5))[0]
-    autocache.patch(model, strategy)
+    autocache.patch(model, tiny.choice(strategy))
     _loop(model, inputs, TIMES[:2])
     file = tmp_path / "model.pt"
     torch.save((model, inputs(0.5), expected), file)
@@ -180,7 +180,7 @@ def test_pickled_models_are_plain(name: str, strategy: str, tmp_path: Path) -> N
     given = inputs(5)
     with torch.no_grad():
         plain = model(**given)[0]
-    autocache.patch(model, strategy)
+    autocache.patch(model, tiny.choice(strategy))
     buffer = io.BytesIO()
     torch.save(model, buffer)
     buffer.seek(0)
@@ -197,7 +197,7 @@ def test_pickled_models_are_plain(name: str, strategy: str, tmp_path: Path) -> N
     with torch.no_grad():
         assert torch.equal(again(**given)[0], plain)
     assert autocache.is_patched(model)
-    with autocache.patch(loaded, strategy) as patch, torch.no_grad():
+    with autocache.patch(loaded, tiny.choice(strategy)) as patch, torch.no_grad():
         loaded(**given)
         assert patch.stats().passes == 1
 
@@ -222,7 +222,7 @@ def test_hooks_of_accelerate(strategy: str, first: str, hooked: Any) -> None:
     model, inputs = tiny.build(FLUX)
     if first == "hooks":
         hooked(model)
-    patch = autocache.patch(model, strategy)
+    patch = autocache.patch(model, tiny.choice(strategy))
     if first == "patch":
         hooked(model)
     for generation in range(3):
@@ -246,9 +246,9 @@ def test_threads_do_not_meet(name: str, strategy: str) -> None:
     schedules = [TIMES, [0.95, 0.7, 0.45, 0.2, 0.1, 0.05]]
     serial = []
     for times in schedules:
-        with autocache.patch(model, strategy):
+        with autocache.patch(model, tiny.choice(strategy)):
             serial.append(_loop(model, inputs, times))
-    patch = autocache.patch(model, strategy)
+    patch = autocache.patch(model, tiny.choice(strategy))
     turns, results = threading.Barrier(2, timeout=60), [None, None]
 
     def work(number: int) -> None:

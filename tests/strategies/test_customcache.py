@@ -29,10 +29,13 @@ def outputs(model: Any, inputs: Any) -> list[torch.Tensor]:
 NAMES = ["FluxTransformer2DModel", "WanTransformer3DModel", "CogVideoXTransformer3DModel"]
 
 
+OPTIONS = [{"coefficients": (1.0, 0.0)}, {"threshold": 0.6, "coefficients": (2.0, 0.1)}]
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("options", [{}, {"threshold": 0.6, "coefficients": (2.0, 0.1)}])
+@pytest.mark.parametrize("options", OPTIONS)
 def test_order_0_is_teacache(name, options):
-    """Bit for bit, with the published coefficients or none; order 1 decides alike and differs."""
+    """Bit for bit, with a threshold or a relative one; order 1 decides alike and differs."""
     made, skipped = {}, {}
     for strategy, order in (("teacache", {}), ("customcache", {"order": 0}), ("customcache", {})):
         model, inputs = build(name)
@@ -108,10 +111,11 @@ def test_memory(order):
 def test_no_published_decision_is_its_own():
     """Coefficients, threshold and protected steps are TeaCache's, by checkpoint."""
     from autocache.spec.bind import bind
+    from autocache.spec.registry import resolve
     from autocache.strategy import get
 
     model: Any = build("WanTransformer3DModel")[0]
-    bound = bind(autocache.patch(model, "teacache").spec, model)
+    bound = bind(resolve(None, model), model)
     config = {"_name_or_path": "Wan-AI/Wan2.1-T2V-14B"}
     (tea,), (custom,) = (
         get(n).create().recipes(bound, config) for n in ("teacache", "customcache")

@@ -40,10 +40,12 @@ def scale(model) -> float:
 WITNESS = {
     "adacache": {"codebook": "100"},
     "adastep": {"threshold": 1.0},
+    "customcache": {"coefficients": (1.0, 0.0)},
     "dbcache": {"threshold": 0.9, "warmup_steps": 2},
     "easycache": {"threshold": 1e9, "warmup_steps": 2},
     "fbcache": {"threshold": 0.9},
     "magcache": {"ratios": [1.0, 1.2, 1.05, 1.02, 1.01, 1.0, 0.99, 0.95]},
+    "teacache": {"coefficients": (1.0, 0.0)},
 }
 """Where a default waits for changes smaller than random weights make, for more steps, or for a
 table of a published checkpoint."""
@@ -66,7 +68,7 @@ NEVER = {
     "adacache": {"codebook": [(1.0, 1)]},
     "adastep": {"threshold": 0},
     "attention": {"step_interval": 1},
-    "customcache": {"threshold": 0},
+    "customcache": {"threshold": 0, "coefficients": (1.0, 0.0)},
     "deepcache": {"interval": 1},
     "dbcache": {"threshold": 0},
     "dicache": {"threshold": 0},
@@ -79,7 +81,7 @@ NEVER = {
     "pab": {"spatial_range": 1, "cross_range": 1},
     "seacache": {"threshold": 0},
     "taylorseer": {"interval": 1},
-    "teacache": {"threshold": 0},
+    "teacache": {"threshold": 0, "coefficients": (1.0, 0.0)},
 }
 
 

@@ -17,7 +17,7 @@ CASES = [
     ("taylorseer", {"interval": 3, "scope": "output", "basis": "newton", "phase": "diffusers"}),
     ("fora", {"countdown": True}),
     ("pab", {"spatial_window": (50, 950), "cross_range": 3}),
-    ("customcache", {"order": 2}),
+    ("customcache", {"order": 2, "coefficients": (1.0, 0.0)}),
 ]
 IDS = ["-".join(map(str, (name, *options.values()))) for name, options in CASES]
 STEPS = 10

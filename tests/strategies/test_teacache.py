@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import autocache
-from autocache.errors import ParameterError
+from autocache.errors import DoesNotApplyError, ParameterError
+from autocache.spec import registry
 from autocache.spec.bind import bind
+from autocache.spec.schema import Spec
 from autocache.when import Accumulated
 from tiny import build
 
@@ -42,7 +44,7 @@ def test_quality_needs_published_thresholds():
     """Without a table there is nothing to choose from; a threshold has been chosen already."""
     model, _ = build("DiTTransformer2DModel")
     with pytest.raises(ParameterError, match=r"none for this DiT.*give threshold= instead"):
-        autocache.patch(model, "teacache", quality="fast")
+        autocache.patch(model, "teacache", quality="fast", coefficients=(1.0, 0.0))
     with pytest.raises(ParameterError, match="either a threshold or a quality"):
         autocache.patch(model, "teacache", quality="fast", threshold=0.1)
     with pytest.raises(ParameterError, match="'slow', 'medium' or 'fast'"):
@@ -78,3 +80,27 @@ def test_use_ret_steps_chooses_the_variant():
     model.register_to_config(_name_or_path="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers")
     assert threshold(model, quality="slow") == 0.18
     assert threshold(model, quality="slow", use_ret_steps=True) == 0.2
+
+
+@pytest.mark.parametrize("strategy", ["teacache", "customcache"])
+def test_without_a_table_it_says_what_to_do(strategy):
+    """Nothing is guessed: the ways out are coefficients, a table by name, other strategies."""
+    model, _ = build("FluxTransformer2DModel")
+    with pytest.raises(DoesNotApplyError) as refused:
+        autocache.patch(model, strategy, threshold=0.1)
+    for way in (strategy, "coefficients=", "table=", "flux1-dev", "easycache", "fbcache"):
+        assert way in str(refused.value)
+    assert not autocache.is_patched(model)
+
+
+def test_a_borrowed_table_says_so(caplog):
+    """A table that was fitted on another checkpoint is used, and the log names that one."""
+    model, _ = build("FluxTransformer2DModel")
+    facts = registry.resolve(None, model).model_dump(by_alias=True)
+    own = next(table for table in facts["teacache"] if table["id"] == "flux1-dev")
+    own |= {"fitted_on": "black-forest-labs/FLUX.1-dev", "checkpoints": ["somebody/Other"]}
+    spec = Spec.model_validate(facts | {"teacache": [own]})
+    model.register_to_config(_name_or_path="somebody/Other")
+    with caplog.at_level("WARNING", "autocache"):
+        autocache.patch(model, "teacache", spec=spec)
+    assert "fitted on black-forest-labs/FLUX.1-dev" in caplog.text
