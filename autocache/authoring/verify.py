@@ -24,7 +24,7 @@ from autocache.authoring.checks.ranges import ranges
 from autocache.authoring.checks.signatures import signatures
 from autocache.authoring.checks.subject import NotApplicable, Subject
 from autocache.authoring.checks.submodules import attention, feed_forward
-from autocache.authoring.instance import proof_of
+from autocache.authoring.instance import loop_of, proof_of
 from autocache.errors import AutocacheError
 from autocache.spec import registry
 from autocache.spec.schema import Spec
@@ -80,16 +80,16 @@ class Report:
         return table([self])
 
 
-def verify(
-    spec: str | Path | Spec | Sequence[str | Path | Spec] | None = None,
-    *,
-    pipelines: bool | Sequence[str] = True,
-) -> list[Report]:
+Given = str | Path | Spec
+"""A spec: its name, its file, or itself."""
+
+
+def verify(spec: Given | Sequence[Given] | None = None, *, pipelines: bool = True) -> list[Report]:
     """Prove specs on the tiny models of their proofs.
 
     Args:
-        spec: a name, a file or a spec, or several of them; None is every known spec.
-        pipelines: whether the tiny pipelines are run too, or the labels of those to run.
+        spec: a spec, or several of them; None is every known one.
+        pipelines: whether the tiny pipelines are run too.
 
     A spec that fails is in the reports. Raises UnknownModelError when no spec has a given name,
     SpecError when a file cannot be read or is malformed.
@@ -98,19 +98,29 @@ def verify(
 
 
 def reports(
-    spec: str | Path | Spec | Sequence[str | Path | Spec] | None = None,
-    *,
-    pipelines: bool | Sequence[str] = True,
+    spec: Given | Sequence[Given] | None = None, *, pipelines: bool = True
 ) -> Iterator[Report]:
     """As `verify`, one report at a time."""
     if spec is None:
         spec = [info.model for info in registry.specs()]
     given = [spec] if isinstance(spec, str | Path | Spec) else list(spec)
-    found = [registry.resolve(one, None) for one in given]
-    for one in found:
+    for one in [registry.resolve(one, None) for one in given]:
         with _quiet():
-            report = _verify(one, pipelines)
-        yield report
+            checks = _model(one)
+            if pipelines and checks[0].outcome == "passed":
+                checks += [_pipeline(one, label) for label in proof_of(one).pipelines]
+        yield _report(one, checks)
+
+
+def verify_pipeline(spec: Given, label: str) -> Report:
+    """Run one of the tiny pipelines of a spec's proof, and prove nothing else.
+
+    Raises as `verify` does, and SpecError when the proof has no pipeline of that label.
+    """
+    found = registry.resolve(spec, None)
+    loop_of(found, label)
+    with _quiet():
+        return _report(found, [_pipeline(found, label)])
 
 
 @contextlib.contextmanager
@@ -125,15 +135,19 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _verify(spec: Spec, pipelines: bool | Sequence[str]) -> Report:
+def _model(spec: Spec) -> list[Check]:
     subject = Subject(spec)
-    checks = [_run("builds and binds", lambda: builds(subject))]
-    if checks[0].outcome == "passed":
-        checks += [_run(name, lambda check=check: check(subject)) for name, check in CHECKS.items()]
-        known = list(proof_of(spec).pipelines)
-        labels = known if isinstance(pipelines, bool) else pipelines
-        for label in labels if pipelines else ():
-            checks.append(_run(f"pipeline {label}", lambda one=label: pipeline(subject, one)))
+    first = _run("builds and binds", lambda: builds(subject))
+    if first.outcome == "failed":
+        return [first]
+    return [first, *(_run(name, lambda one=check: one(subject)) for name, check in CHECKS.items())]
+
+
+def _pipeline(spec: Spec, label: str) -> Check:
+    return _run(f"pipeline {label}", lambda: pipeline(Subject(spec), label))
+
+
+def _report(spec: Spec, checks: Sequence[Check]) -> Report:
     return Report(spec.name, str(spec.file) if spec.file else None, tuple(checks))
 
 

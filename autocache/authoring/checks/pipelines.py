@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -208,18 +209,22 @@ def _left_out(strategy: _Strategy, got: set[str], plain: set[str]) -> bool:
 
 
 def _scale(spec: Spec, scheduled: Sequence[float], given: Sequence[float | None]) -> Iterator[str]:
-    """Where the timestep argument is proportional to the scheduler's, the factor is known."""
-    times = [time for time in given if time]
-    if len(times) != len(scheduled) or not all(scheduled):
+    """Where the scheduler's timesteps follow from the argument's on a line, the line is known."""
+    times = [time for time in given if time is not None]
+    if len(times) != len(scheduled) or len(set(times)) < 3:
         return
-    factors = [one / other for one, other in zip(scheduled, times, strict=True)]
-    mean = sum(factors) / len(factors)
-    if max(factors) - min(factors) > 0.01 * abs(mean):
-        return
-    if abs(spec.timestep_scale - mean) > 0.01 * abs(mean):
+    near = 0.01 * max(abs(time) for time in scheduled)
+    scale, offset = spec.timestep_scale, spec.timestep_offset
+
+    def off(scale: float, offset: float) -> float:
+        pairs = zip(times, scheduled, strict=True)
+        return max(abs(scale * time + offset - expected) for time, expected in pairs)
+
+    fitted, shift = (float(number) for number in np.polyfit(times, scheduled, 1))
+    if off(scale, offset) > near >= off(fitted, shift):
         yield (
-            f"timestep_scale is {spec.timestep_scale:g}, but the scheduler's timestep is {mean:g} "
-            "times the argument"
+            f"the scheduler's timestep is {fitted:.4g} times the argument plus {shift:.4g}, "
+            f"declared are timestep_scale {scale:g} and timestep_offset {offset:g}"
         )
 
 

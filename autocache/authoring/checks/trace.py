@@ -71,11 +71,19 @@ def _note(calls: list[Call], name: str) -> Any:
 
 
 def _call(spec: Spec, number: int, given: dict[str, Any]) -> Call:
-    free = any(given.get(name) in values for name, values in spec.compute_when.items())
+    free = any(_within(given, name) in values for name, values in spec.compute_when.items())
     time = None if spec.timestep is None else _highest(given.get(spec.timestep))
     # The loop may go on to write into what it gave.
     kept = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in given.items()}
     return Call(number, time, kept, free)
+
+
+def _within(given: dict[str, Any], name: str) -> Any:
+    """The value at a dotted name; None where nothing holds one."""
+    value: Any = given
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+    return value
 
 
 def _highest(time: Any) -> float | None:
