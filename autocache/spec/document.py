@@ -14,9 +14,18 @@ from autocache.errors import SpecError
 if TYPE_CHECKING:
     from autocache.spec.schema import Location
 
-# Aliases of aliases grow exponentially; no honest spec comes near this many nodes.
-MAX_NODES = 100_000
+# No honest spec comes near these. Aliases of aliases grow exponentially, nested brackets take
+# libyaml quadratic time and then overflow its stack, and so many digits take Python quadratic time.
+MAX_BYTES = 500_000
+MAX_NODES = 20_000
 MAX_DEPTH = 50
+MAX_NUMBER = 100
+MAX_PROBLEMS = 100
+STRING = "tag:yaml.org,2002:str"
+TYPES = ("map", "seq", "str", "int", "float", "bool", "null")
+TOO_LARGE = "the file is too large or too deeply nested for a spec"
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -47,16 +56,11 @@ def read(path: Path) -> Document:
 
 
 def _compose(path: Path) -> yaml.Node | None:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise SpecError(f"{path}:1:1: cannot read the file: {reason}") from None
-    except ValueError as error:
-        raise SpecError(f"{path}:1:1: the file is not UTF-8 text: {error}") from None
+    text = _text(path)
     loader: Any = None
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+        _check_size(text, path)
+        loader = _Loader(text)
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -71,6 +75,32 @@ def _compose(path: Path) -> yaml.Node | None:
             loader.dispose()
 
 
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SpecError(f"{path}:1:1: cannot read the file: {reason}") from None
+    if len(content) > MAX_BYTES:
+        raise SpecError(f"{path}:1:1: {TOO_LARGE}")
+    try:
+        return content.decode("utf-8-sig")
+    except ValueError as error:
+        raise SpecError(f"{path}:1:1: the file is not UTF-8 text: {error}") from None
+
+
+def _check_size(text: str, path: Path) -> None:
+    """Raise SpecError before anything is built that could be too deep; parsing is iterative."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or count > 2 * MAX_NODES:
+            mark = event.start_mark
+            raise SpecError(f"{path}:{mark.line + 1}:{mark.column + 1}: {TOO_LARGE}")
+
+
 class _Builder:
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,17 +111,24 @@ class _Builder:
 
     def build(self, node: yaml.Node, location: Location, parents: tuple[int, ...]) -> Any:
         self.nodes += 1
+        if len(self.problems) > MAX_PROBLEMS:
+            return None
         if id(node) in parents:
             self.report(node, "an alias refers to the part it stands in")
         elif self.nodes == MAX_NODES or len(parents) > MAX_DEPTH:
             # Once is enough: past the limit the rest of the file is not looked at.
-            self.report(node, "the file is too large or too deeply nested for a spec")
+            self.report(node, TOO_LARGE)
             self.nodes = MAX_NODES
         elif self.nodes < MAX_NODES:
             return self.expand(node, location, (*parents, id(node)))
         return None
 
     def expand(self, node: yaml.Node, location: Location, parents: tuple[int, ...]) -> Any:
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in TYPES:
+            self.report(
+                node, f"a spec has no values of the type {node.tag!r}; quote it if it is text"
+            )
+            return None
         if isinstance(node, yaml.MappingNode):
             return {
                 key: self.build(value, (*location, key), parents)
@@ -109,8 +146,8 @@ class _Builder:
     def pairs(self, node: yaml.MappingNode, location: Location) -> Iterator[tuple[str, yaml.Node]]:
         seen: dict[str, int] = {}
         for key_node, value in node.value:
-            key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
-            if not isinstance(key, str):
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != STRING:
                 self.report(key_node, "a key must be a string; quote it if it is meant as one")
             elif key in seen:
                 self.report(key_node, f"key {key!r} is given twice, first on line {seen[key]}")
@@ -120,9 +157,12 @@ class _Builder:
                 yield key, value
 
     def scalar(self, node: yaml.Node) -> Any:
+        if len(node.value) > MAX_NUMBER and node.tag != STRING:
+            self.report(node, "the number is too long")
+            return None
         try:
             return self.scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError) as error:
+        except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError) as error:
             self.report(node, " ".join(str(getattr(error, "problem", None) or error).split()))
             return None
 

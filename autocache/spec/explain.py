@@ -9,14 +9,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from autocache.errors import nearest
-from autocache.spec.document import Document
+from autocache.spec.document import MAX_PROBLEMS, Document
 from autocache.spec.schema import Location, Spec
 
 
 def explain(error: ValidationError, document: Document) -> list[str]:
     """One line `file:line:column: message` per problem, in the order of the file."""
     found: dict[tuple[Location, str, str], list[str]] = {}
-    for item in error.errors(include_url=False):
+    for item in error.errors(include_url=False)[:MAX_PROBLEMS]:
         for location, subject, message, given in _messages(item, document):
             texts = found.setdefault((location, subject, given), [])
             if message not in texts:

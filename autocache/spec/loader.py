@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autocache.errors import SpecError
-from autocache.spec.document import Document, read
+from autocache.spec.document import MAX_PROBLEMS, Document, read
 from autocache.spec.explain import explain
 from autocache.spec.schema import Location, Spec
 
@@ -22,11 +22,10 @@ def load(path: str | Path) -> Spec:
     try:
         spec = Spec.model_validate(document.value)
     except ValidationError as error:
-        lines = [*document.problems, *explain(error, document)]
-        raise SpecError("\n".join(lines)) from None
+        raise _error([*document.problems, *explain(error, document)]) from None
     problems = [*document.problems, *_misnamed(spec, document)]
     if problems:
-        raise SpecError("\n".join(problems))
+        raise _error(problems)
     spec._file = document.path
     spec._marks = document.marks
     return spec
@@ -53,3 +52,9 @@ def _misnamed(spec: Spec, document: Document) -> list[str]:
         f"{document.position(where)}: the file is called {document.path.stem!r}"
         f" but describes {spec.name!r}; expected the name {spec.name}.yaml"
     ]
+
+
+def _error(problems: list[str]) -> SpecError:
+    # Rubbish has no end of problems, and they may quote it.
+    lines = [line if len(line) <= 1000 else line[:1000] + "..." for line in problems]
+    return SpecError("\n".join(lines[:MAX_PROBLEMS]))
