@@ -52,8 +52,8 @@ def test_a_checkpoint_without_attention_binds() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "expected"),
     [
-        ("down: down_blocks", "down: down_block", "6:3: UNet2DConditionModel has no ModuleList"),
-        ("up: up_blocks", "up: conv_out", "8:3: UNet2DConditionModel has no ModuleList 'conv_out'"),
+        ("down: down_blocks", "down: down_block", "7:3: UNet2DConditionModel has no ModuleList"),
+        ("up: up_blocks", "up: conv_out", "9:3: UNet2DConditionModel has no ModuleList 'conv_out'"),
         ("[resnets, attentions]", "[resnet]", "did you mean 'resnets'?"),
     ],
 )
