@@ -155,7 +155,11 @@ class Bound:
 
 
 def named(model: nn.Module, pattern: str) -> list[tuple[str, nn.Module]]:
-    """The modules whose path fits a pattern, in which `*` stands for anything."""
+    """The modules whose path fits a pattern, in which `*` stands for anything.
+
+    A `?` at its end says that there may be none.
+    """
+    pattern = pattern.removesuffix("?")
     return [(n, m) for n, m in model.named_modules() if fnmatch.fnmatchcase(n, pattern)]
 
 
@@ -204,11 +208,12 @@ def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
         # A UNet is put together from levels with and without attention.
         return
     # What does not change with time may be absent from a checkpoint, an image embedder for one.
-    if spec.invariant and not any(named(model, pattern) for pattern in spec.invariant):
+    expected = [pattern for pattern in spec.invariant if not pattern.endswith("?")]
+    if expected and not any(named(model, pattern) for pattern in spec.invariant):
         yield ("invariant",), f"no module of {type(model).__name__} fits any of these patterns"
     for key in ("attention", "feed_forward"):
         for i, pattern in enumerate(getattr(spec, key)):
-            if not named(model, pattern):
+            if not pattern.endswith("?") and not named(model, pattern):
                 at = (key, pattern if key == "attention" else i)
                 yield at, f"no module of {type(model).__name__} fits {pattern!r}"
 

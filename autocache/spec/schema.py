@@ -243,7 +243,7 @@ class Proof(Facts):
     denoiser's constructor, `inputs` those of one call. There a mapping with `shape` is a tensor:
     standard normal, or `value` (a number everywhere), `values` (all of them) or integers `below` a
     number, of `dtype` (float32). A mapping with `class` (`module:Class`) is an object built with
-    the arguments `config`.
+    the arguments `config`; then its `attributes` are set, by paths such as `layers.0.key`.
     """
 
     package: Name
@@ -264,8 +264,8 @@ class Spec(Facts):
     cannot be skipped. `compute_when` lists values of arguments, or of what is within them after a
     dot, that make a call write into the model's own caches: nothing in it is skipped. `attention`,
     `feed_forward` and `invariant` name modules by patterns of their path, `*` standing for
-    anything: attention and feed-forward outside the stacks, and modules whose output does not
-    change between steps as long as their inputs do not.
+    anything and a `?` at the end allowing for none: attention and feed-forward outside the stacks,
+    and modules whose output does not change between steps as long as their inputs do not.
     """
 
     schema_: Literal[1] = Field(alias="schema")
