@@ -15,7 +15,8 @@ class Clock:
 
     A scheduler's `set_timesteps` starts a generation and its `step` ends a step, at no host sync. A
     call that no scheduler announced is placed by its time: the time of the call before is the next
-    guidance branch, a time further along is the next step, a jump back is a new generation.
+    guidance branch, a time further along is the next step, a jump back is a new generation. So is
+    one whose scheduler announced the generation and takes no steps, since copies of it do.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,7 @@ class Clock:
         self._announced = False
         self._driven = False
         self._index: int | None = None
+        self._began: Callable[[], float] | None = None
         self._time: float | None = None
         self._direction = 0
         self._calls: Counter[str] = Counter()
@@ -37,7 +39,7 @@ class Clock:
         the second half of the steps.
         """
         self._announced = self._driven = True
-        self._index = self._time = None
+        self._index = self._began = self._time = None
         self.step, self.total = 0, total
         self._calls.clear()
 
@@ -49,6 +51,7 @@ class Clock:
         """
         if not self._driven:
             return False
+        self._began = None
         repeated = start is not None and self._index is not None and start < self._index
         self._index = end
         if repeated:
@@ -59,7 +62,7 @@ class Clock:
 
     def restart(self) -> None:
         """Whatever comes next belongs to a new generation."""
-        self._time = None
+        self._began = self._time = None
         self._driven = self._announced
 
     def enter(self, time: Callable[[], float]) -> tuple[bool, str]:
@@ -76,8 +79,10 @@ class Clock:
     def _is_new(self, time: Callable[[], float]) -> bool:
         if self._announced:
             self._announced = False
+            self._began = time if self.step == 0 else None
             return True
-        if self._driven and (self.total is None or self.step < self.total):
+        in_time = self._driven and (self.total is None or self.step < self.total)
+        if in_time and not self._is_left_behind(time):
             return False
         self._driven = False
         new = self._moves_to(time())
@@ -85,6 +90,20 @@ class Clock:
             self.step, self.total = 0, None
             self._calls.clear()
         return new
+
+    def _is_left_behind(self, time: Callable[[], float]) -> bool:
+        """Whether time went on though the scheduler, which has taken no step yet, took none.
+
+        Looked at where a branch comes a second time: to read the time is to wait for the device.
+        """
+        again = self.context is not None and self._calls[self.context] > 0
+        if self._began is None or not (again or self._calls.total() >= MAX_BRANCHES):
+            return False
+        began = self._began()
+        if time() == began:
+            return False
+        self._began, self._time, self.total = None, began, None
+        return True
 
     def _moves_to(self, now: float) -> bool:
         """Go on to a time; True when that starts a generation."""

@@ -18,6 +18,7 @@ from torch import nn
 from autocache.errors import PatchError
 from autocache.runtime import intercept, root, signals
 from autocache.runtime.moment import Call, Moment
+from autocache.runtime.outputs import flatten
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.store import Ledger
@@ -230,7 +231,7 @@ class Session:
             )
         if self._writes_caches(args, kwargs):
             return
-        new, name = track.clock.enter(lambda: self._time(args, kwargs))
+        new, name = track.clock.enter(lambda: self._time(args, kwargs, _mean))
         if new:
             track.forget()
             self._begin_index(track)
@@ -260,16 +261,18 @@ class Session:
             self.block_count,
             self.attention_count,
         )
-        latent = None
+        given = None
         if self._latent_name is not None:
-            latent = self._forward.get(self._latent_name, args, kwargs)
+            given = self._forward.get(self._latent_name, args, kwargs)
+        latents = tuple(leaf for leaf in flatten(given)[0] if isinstance(leaf, torch.Tensor))
         return Call(
             clock.step,
             clock.total,
             name,
             record,
             self.dry_run,
-            latent,
+            given if isinstance(given, torch.Tensor) else None,
+            latents,
             track.sample,
             lambda step: self._time_of(track, step, args, kwargs),
             track.sigma,
@@ -355,15 +358,17 @@ class Session:
                 return True
         return False
 
-    def _time(self, args: tuple, kwargs: dict[str, Any]) -> float:
+    def _time(
+        self, args: tuple, kwargs: dict[str, Any], of: Callable[[torch.Tensor], torch.Tensor]
+    ) -> float:
+        """The time of a call; `of` picks it where tokens or frames have times of their own."""
         if self._time_name is None:
             # Nothing tells one step from the next: every call is one.
             return float(next(self._ticks))
         value = kwargs.get(self._time_name)
         if value is None:
             value = self._forward.get(self._time_name, args, kwargs)
-        # A timestep per token or frame: the noisiest one is the generation's time.
-        return float(value.amax()) if isinstance(value, torch.Tensor) else float(value)
+        return float(of(value)) if isinstance(value, torch.Tensor) else float(value)
 
     def _time_of(self, track: Track, step: int, args: tuple, kwargs: dict[str, Any]) -> float:
         """The timestep of a step: the scheduler's where it is heard, else the argument's."""
@@ -376,7 +381,9 @@ class Session:
                 return track.times[begin + step]
         if step != track.clock.step or self._time_name is None:
             raise LookupError(f"the timestep of step {step} is not known")
-        return self._time(args, kwargs) * self.spec.timestep_scale + self.spec.timestep_offset
+        # Of several the noisiest: what is clean already does not tell how far the others are.
+        noisiest = self._time(args, kwargs, torch.amax)
+        return noisiest * self.spec.timestep_scale + self.spec.timestep_offset
 
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""
@@ -419,6 +426,11 @@ class Session:
             intercept.remove(module)
         root.unobserve(self.model, self)
         signals.silence(self)
+
+
+def _mean(times: torch.Tensor) -> torch.Tensor:
+    """It moves when any of them does, and in double precision it is exact for equal ones."""
+    return times.to("cpu", torch.float64).mean()
 
 
 def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

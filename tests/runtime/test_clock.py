@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from autocache.runtime.clock import MAX_BRANCHES, Clock
 
 
@@ -96,5 +98,41 @@ def test_named_branches():
     names = []
     for context in ("cond", "uncond", "cond", None):
         clock.context = context
-        names.append(clock.enter(no_time)[1])
+        names.append(clock.enter(lambda: 9.0)[1])
     assert names == ["cond", "uncond", "cond#1", "0"]
+
+
+def test_named_branches_need_no_time():
+    """Each of them once in a step is what there is nearly always."""
+    clock = Clock()
+    clock.announce(2)
+    for _ in range(2):
+        for clock.context in ("cond", "uncond"):
+            clock.enter(no_time)
+        clock.advance()
+
+
+@pytest.mark.parametrize("names", [("cond",), ("cond", "uncond")])
+def test_a_scheduler_that_takes_no_step_is_left_behind(names: tuple[str, ...]):
+    """Diffusion forcing sets one scheduler's timesteps and steps copies of it, one per frame."""
+    clock = Clock()
+    for generation in range(2):
+        clock.announce(3)
+        placed = []
+        for time in (9.0, 7.0, 5.0, 3.0):
+            for clock.context in names:
+                _, name = clock.enter(lambda time=time: time)
+                placed.append((clock.generation, clock.step, name))
+        assert placed == [(generation, step, name) for step in range(4) for name in names]
+        assert clock.total is None
+
+
+def test_so_is_one_whose_branches_have_no_names():
+    """As soon as there are more calls in a step than guidance ever makes."""
+    clock = Clock()
+    clock.announce(100)
+    steps = []
+    for time in range(100, 80, -1):
+        clock.enter(lambda time=time: float(time))
+        steps.append(clock.step)
+    assert steps == [0] * MAX_BRANCHES + [*range(1, 21 - MAX_BRANCHES)]
