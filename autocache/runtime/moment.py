@@ -45,7 +45,8 @@ class Call:
     """What all parts of a strategy see of a denoiser call.
 
     `step` counts from 0 within the generation, `total` is None where nobody announced it. `branch`
-    is the name of the guidance branch, or its place in the step. `latent` is the denoiser's input.
+    is the name of the guidance branch, or its place in the step. `latent` is the denoiser's input,
+    None where it takes a list of them; `latents` are all there are.
     `sample` is what the scheduler's last step returned, None where no scheduler is heard.
     `time_of` gives the timestep of a step of this generation, on the scheduler's scale.
     """
@@ -56,6 +57,7 @@ class Call:
     record: StepRecord
     dry_run: bool = False
     latent: torch.Tensor | None = None
+    latents: tuple[torch.Tensor, ...] = ()
     sample: torch.Tensor | None = None
     time_of: Callable[[int], float] = _unknown
     sigma: float | torch.Tensor | None = None

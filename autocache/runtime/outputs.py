@@ -26,6 +26,13 @@ def unflatten(leaves: list[Any], shape: Any) -> Any:
     return leaves[0] if shape is None else pytree.tree_unflatten(leaves, shape)
 
 
+def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """The one tensor there is, or all of several in one vector; None where there is none."""
+    if len(tensors) > 1:
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return tensors[0] if tensors else None
+
+
 def note_error(moment: Moment, filled: Any, computed: Any) -> None:
     """Record how far what would have stood in is from what was computed."""
     pairs = zip(flatten(filled)[0], flatten(computed)[0], strict=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from autocache.runtime.moment import Decision
-from autocache.runtime.outputs import flatten
+from autocache.runtime.outputs import flatten, joined
 from autocache.when.base import When
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Gain(When):
     history = 2
 
     def decide(self, moment: Moment) -> Decision:
-        latent, memory, store = moment.call.latent, moment.memory, moment.store
+        latent, memory, store = joined(moment.call.latents), moment.memory, moment.store
         if self.threshold <= 0 or latent is None:
             return Decision(compute=True)
         memory["asked at"] = moment.step
@@ -52,11 +52,11 @@ class Gain(When):
 
     def learn(self, moment: Moment) -> None:
         """The relative change of the output per change of the input, where both were computed."""
-        latent, memory, store = moment.call.latent, moment.memory, moment.store
+        latent, memory, store = joined(moment.call.latents), moment.memory, moment.store
         # Of the branches that share a decision only the one that takes it is looked at.
-        if moment.output is None or latent is None or memory.get("asked at") != moment.step:
+        output = joined(flatten(moment.output)[0][: len(moment.call.latents)])
+        if output is None or latent is None or memory.get("asked at") != moment.step:
             return
-        output = flatten(moment.output)[0][0]
         inputs, outputs = store.get("input", like=latent), store.get("output", like=output)
         store.put("input", latent, moment.step)
         store.put("output", output, moment.step)

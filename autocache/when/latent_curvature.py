@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autocache.runtime.moment import Decision
+from autocache.runtime.outputs import joined
 from autocache.when.base import When
 
 if TYPE_CHECKING:
@@ -61,4 +62,4 @@ def _after_last_step(call: Call) -> torch.Tensor | None:
     if call.sample is not None:
         return call.sample
     # What a generation starts from was made by no step.
-    return call.latent if call.step > 0 else None
+    return joined(call.latents) if call.step > 0 else None

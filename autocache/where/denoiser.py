@@ -66,12 +66,12 @@ class _Call:
         return self._shifted(moment, self.outputs.fill(moment), 1)
 
     def _shifted(self, moment: Moment, output: Any, sign: int) -> Any:
-        """The output with the latent added or taken away, where residuals are kept."""
-        latent = moment.call.latent
-        if not self.residual or latent is None:
+        """The output with the latents added or taken away, where residuals are kept."""
+        if not self.residual or not moment.call.latents:
             return output
         leaves, shape = flatten(output)
-        leaves[0] = _add(leaves[0], latent, sign)
+        for nth, latent in enumerate(moment.call.latents):
+            leaves[nth] = _add(leaves[nth], latent, sign)
         return unflatten(leaves, shape)
 
 
