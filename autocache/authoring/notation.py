@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from autocache.errors import SpecError, nearest
+from autocache.spec.flow import reach
 
 TENSOR_KEYS = ("shape", "value", "values", "below", "dtype")
 FILLINGS = ("value", "values", "below")
+OBJECT_KEYS = ("class", "config", "attributes")
 Build = Callable[[str, dict[str, Any]], Any]
 """Makes an object from what `class` says and the arguments `config`."""
 
@@ -30,9 +32,9 @@ def value(
 
     A mapping with `shape` is a tensor, see `tensor`. One with `class` (`module:Class`, or as
     `build` understands it) is an object built with the arguments `config`, described likewise; a
-    module is given weights and set to evaluation. One with only `tuple` is a tuple. Lists and other
-    mappings are gone through; a key of digits only is a number, but not in a `config`, which is
-    JSON. Anything else is itself.
+    module is given weights and set to evaluation; `attributes` are set on it then, by their paths.
+    One with only `tuple` is a tuple. Lists and other mappings are gone through; a key of digits
+    only is a number, but not in a `config`, which is JSON. Anything else is itself.
 
     Raises SpecError that names the key when a description makes no sense.
     """
@@ -143,16 +145,28 @@ def _give_weights(module: nn.Module) -> None:
 
 def _object(description: Mapping[str, Any], key: str, seed: int, build: Build) -> Any:
     for name in description:
-        if name not in ("class", "config"):
-            raise SpecError(f"{key}: an object has no {name!r}; expected class and config")
+        if name not in OBJECT_KEYS:
+            raise SpecError(f"{key}: an object has no {name!r}{nearest(name, OBJECT_KEYS)}")
     name, config = description["class"], description.get("config") or {}
     if not isinstance(name, str) or not isinstance(config, Mapping):
         raise SpecError(f"{key}: expected class: 'module:Class' and config: a mapping")
     given = value(config, key=f"{key}.config", seed=seed, build=build, config=True)
     try:
-        return build(name, given)
+        made = build(name, given)
     except SpecError as error:
         raise SpecError(f"{key}.{error}") from error.__cause__
+    for path, item in (description.get("attributes") or {}).items():
+        place = f"{key}.attributes.{path}"
+        _set(made, path, value(item, key=place, seed=seed, build=build), place)
+    return made
+
+
+def _set(made: Any, path: str, item: Any, key: str) -> None:
+    *within, name = path.split(".")
+    try:
+        setattr(reach(made, tuple(within)), name, item)
+    except (AttributeError, LookupError) as error:
+        raise SpecError(f"{key}: cannot be set: {_words(error)}") from None
 
 
 def _build(name: str, config: dict[str, Any]) -> Any:
