@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocache.spec.flow import reach
 from autocache.spec.schema import Spec
 
 
@@ -80,10 +81,10 @@ def _call(spec: Spec, number: int, given: dict[str, Any]) -> Call:
 
 def _within(given: dict[str, Any], name: str) -> Any:
     """The value at a dotted name; None where nothing holds one."""
-    value: Any = given
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
-    return value
+    try:
+        return reach(given, tuple(name.split(".")))
+    except (AttributeError, LookupError):
+        return None
 
 
 def _highest(time: Any) -> float | None:
