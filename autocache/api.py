@@ -13,6 +13,7 @@ from torch import nn
 from autocache import strategy as _strategies
 from autocache.errors import DoesNotApplyError, ParameterError, PatchError
 from autocache.run_stats import RunStats, collect
+from autocache.runtime.intercept import site_of
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.runtime.store import parse_bytes
@@ -291,11 +292,24 @@ def _install(planned: list[tuple[Session, list]]) -> None:
             if replaced is not None:
                 undo.append(replaced.suspend())
             undo.append(session.remove)
+            _refuse_foreign(session, sites)
             session.install(sites)
     except BaseException:
         for step in reversed(undo):
             step()
         raise
+
+
+def _refuse_foreign(session: Session, sites: list) -> None:
+    """Raises PatchError where a part of the model is patched as a model of its own."""
+    for module, _ in sites:
+        site = site_of(module)
+        if site is not None:
+            other = type(site.session.model).__name__
+            raise PatchError(
+                f"this {type(session.model).__name__} has a {other} in it that is patched by "
+                "itself; unpatch that first"
+            )
 
 
 def _sessions(target: Any) -> list[Session]:

@@ -39,3 +39,23 @@ def test_parts_of_a_model_are_no_denoisers(run_python: Run) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("autocache: ")]
     assert len(lines) == 1
     assert "UNet2DConditionModel" in lines[0]
+
+
+OTHER = """
+import json
+from diffusers import DiTTransformer2DModel
+import autocache
+sizes = dict(in_channels=4, num_attention_heads=2, attention_head_dim=4, num_layers=1,
+             num_embeds_ada_norm=8, sample_size=8)
+print(json.dumps([autocache.is_patched(DiTTransformer2DModel(**sizes)) for _ in range(2)]))
+"""
+
+
+def test_a_strategy_that_does_not_apply_stops_no_program(run_python: Run) -> None:
+    """One line says that the model runs as it is, and why; the program goes on."""
+    done = run_python("-c", OTHER, AUTOCACHE="deepcache")
+    assert json.loads(done.stdout) == [False, False]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("autocache: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("autocache: DiTTransformer2DModel runs as it is: ")
+    assert "no UNet levels" in lines[0]

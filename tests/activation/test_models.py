@@ -294,12 +294,12 @@ seen = {
     "both": passes(Foreign(), "adastep:threshold=1.0 + fewer_steps:steps=5"),
     "file": passes(Foreign(), "both.yaml"),
 }
-os.environ["AUTOCACHE"] = "teacache:threshold=1e+3+invariant"
+os.environ["AUTOCACHE"] = "fbcache:threshold=1e+3+invariant"
 described = pipeline(DiTTransformer2DModel(**DIT))
 plain = pipeline(Foreign())
 seen["described"] = str(autocache.stats(described).strategy)
 seen["plain"] = autocache.is_patched(plain)
-os.environ["AUTOCACHE"] = "teacache+dit_block"
+os.environ["AUTOCACHE"] = "fbcache+dit_block"
 try:
     DiTTransformer2DModel(**DIT)
 except Exception as error:
@@ -333,9 +333,9 @@ def test_several_strategies_and_those_that_need_no_spec(run_python: Run, tmp_pat
     assert seen["fewer_steps"] == ["fewer_steps", 3, 3]
     assert seen["both"][0] == seen["file"][0] == "adastep+fewer_steps"
     assert (seen["both"][2], seen["file"][2]) == (5, 4)
-    assert seen["described"] == "teacache+invariant"
+    assert seen["described"] == "fbcache+invariant"
     assert not seen["plain"]
-    assert "teacache and dit_block cannot be combined" in seen["refused"]
+    assert "fbcache and dit_block cannot be combined" in seen["refused"]
     assert "did you mean 'adastep'" in seen["typo"]
     rows = [row for row in done.stderr.splitlines() if row.startswith("autocache: ")]
     assert "autocache: adastep(threshold=1.0) on Foreign" in rows
