@@ -112,12 +112,14 @@ class Store:
         expected: int = 1,
     ) -> None:
         """Remember a tensor. One that is not `owned` may be written to by the model later, which
-        `get` notices; from then on its like is cloned."""
+        `get` notices; from then on its like is cloned. Of a step, what comes last counts."""
         if not owned and (tensor.is_inference() or key in self._written_to):
             tensor = tensor.clone()
         before = self._values.get(key, ())
-        kept = before[max(0, len(before) - keep + 1) :]
-        self._ledger.release(sum(_bytes(v.tensor) for v in before[: len(before) - len(kept)]))
+        earlier = before[:-1] if before and before[-1].step == step else before
+        kept = earlier[max(0, len(earlier) - keep + 1) :]
+        dropped = sum(_bytes(v.tensor) for v in before) - sum(_bytes(v.tensor) for v in kept)
+        self._ledger.release(dropped)
         self._values[key] = kept
         self._ledger.add(_bytes(tensor), expected)
         self._values[key] = (*kept, Value(step, tensor, _version(tensor), time))

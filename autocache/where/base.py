@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autocache.runtime.intercept import Site
+    from autocache.runtime.moment import Moment
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound
 
@@ -82,6 +83,15 @@ class Where:
         Raises:
             ParameterError: its timesteps cannot be changed so.
         """
+
+
+def first_time(moment: Moment, site: Site) -> bool:
+    """Whether a module is reached for the first time in this call: what a model runs several times
+    counts once."""
+    if site in moment.flights:
+        return False
+    moment.flights[site] = None
+    return True
 
 
 class _Nobody:

@@ -12,7 +12,7 @@ from autocache.errors import ParameterError
 from autocache.runtime.distance import relative_l1
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.moment import Moment
-from autocache.where.base import BlockRanges, Where, check
+from autocache.where.base import BlockRanges, Where, check, first_time
 
 if TYPE_CHECKING:
     from torch import nn
@@ -303,8 +303,9 @@ class BlockSite:
             flight = moment.flights.get(span.name)
         if flight is None or not flight.skip or moment.call.dry_run:
             return COMPUTE if self.last else PASS
-        moment.record.blocks_skipped += 1
-        moment.record.attention_skipped += self.attention
+        if first_time(moment, self):
+            moment.record.blocks_skipped += 1
+            moment.record.attention_skipped += self.attention
         streams = span.close(moment, flight) if self.last else self._streams(args, kwargs)
         given = {name: self.signature.get(name, args, kwargs) for name in self.containers}
         return span.flow.join(streams, given, span.others(moment) if span.flow.extras else ())

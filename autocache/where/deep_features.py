@@ -10,7 +10,7 @@ import torch
 from autocache.errors import DoesNotApplyError, ParameterError
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.outputs import Outputs, flatten, unflatten
-from autocache.where.base import Where
+from autocache.where.base import Where, first_time
 
 if TYPE_CHECKING:
     from torch import nn
@@ -151,9 +151,7 @@ class _Skipped:
             return PASS
         if not self.inner.skips(moment) or moment.call.dry_run:
             return COMPUTE
-        if self not in moment.flights:
-            # What a model runs several times in one call counts once.
-            moment.flights[self] = True
+        if first_time(moment, self):
             moment.record.blocks_skipped += self.blocks
             moment.record.attention_skipped += self.attention
         return self.stand_in(moment)

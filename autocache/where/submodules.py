@@ -11,7 +11,7 @@ import torch
 from autocache.errors import DoesNotApplyError
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.outputs import Outputs, flatten, unflatten
-from autocache.where.base import BlockRanges, Where, in_blocks
+from autocache.where.base import BlockRanges, Where, first_time, in_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,7 +99,8 @@ class OutputSite:
             moment.record.action = recipe.how.action
         if moment.call.dry_run:
             return COMPUTE
-        moment.record.attention_skipped += self.attention
+        if first_time(moment, self):
+            moment.record.attention_skipped += self.attention
         return self.outputs.fill(moment)
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
