@@ -9,7 +9,8 @@ import torch
 
 from autocache.authoring.checks.trace import Call
 from autocache.runtime.session import LATENT_NAMES
-from autocache.spec.schema import Guidance, Loop, Spec
+from autocache.spec.proof import Loop
+from autocache.spec.schema import Guidance, Spec
 
 ONE_CALL = ("none", "embedded", "batched", "batched_conditional_first", "batched_many")
 COPIES = {

@@ -43,18 +43,12 @@ def _plans(subject: Subject) -> Iterator[Plan]:
     lengths = {stack.path: len(stack.blocks) for stack in subject.bound.stacks}
     yield {path: (0, count) for path, count in lengths.items()}
     if len(lengths) > 1:
-        yield {path: _part(count) for path, count in lengths.items()}
+        yield {path: (min(1, count - 1), count) for path, count in lengths.items()}
         yield from ({path: (0, count)} for path, count in lengths.items())
     for path, count in lengths.items():
-        if count > 1:
-            yield {path: _part(count)}
-        if count > 2:
-            yield {path: (1, 2)}
-
-
-def _part(count: int) -> tuple[int, int]:
-    """Without the first block, and of many also without the last."""
-    return (1, count - 1) if count > 3 else (min(1, count - 1), count)
+        # A long skip connection leads out of the first half, and another list between all blocks.
+        parts = {(0, count - count // 2), (1, count - 1), (1, count), (1, 2)}
+        yield from ({path: (a, b)} for a, b in sorted(parts) if a < b <= count and b - a < count)
 
 
 def _recomposes(subject: Subject, plan: Plan) -> Iterator[str]:
