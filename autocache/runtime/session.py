@@ -18,7 +18,6 @@ from torch import nn
 from autocache.errors import PatchError
 from autocache.runtime import intercept, root, signals
 from autocache.runtime.moment import Call, Moment
-from autocache.runtime.outputs import flatten
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.store import Ledger
@@ -264,7 +263,6 @@ class Session:
         given = None
         if self._latent_name is not None:
             given = self._forward.get(self._latent_name, args, kwargs)
-        latents = tuple(leaf for leaf in flatten(given)[0] if isinstance(leaf, torch.Tensor))
         return Call(
             clock.step,
             clock.total,
@@ -272,7 +270,7 @@ class Session:
             record,
             self.dry_run,
             given if isinstance(given, torch.Tensor) else None,
-            latents,
+            _latents(given),
             track.sample,
             lambda step: self._time_of(track, step, args, kwargs),
             track.sigma,
@@ -435,6 +433,12 @@ def _mean(times: torch.Tensor) -> torch.Tensor:
 
 def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return around.around(proceed, args, kwargs)
+
+
+def _latents(given: Any) -> tuple[torch.Tensor, ...]:
+    """A latent or a list of them; none of lists in a list, which also hold what is not denoised."""
+    items = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+    return items if all(isinstance(item, torch.Tensor) for item in items) else ()
 
 
 def _shape(args: tuple, kwargs: dict[str, Any]) -> tuple:

@@ -73,4 +73,7 @@ class Gain(When):
 
 
 def _mean_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    if not now.is_floating_point():
+        # Tokens of a vocabulary have no distance: the share of those that are others.
+        return (now != before).float().mean()
     return (now.float() - before.float()).abs().mean()

@@ -71,7 +71,9 @@ class _Call:
             return output
         leaves, shape = flatten(output)
         for nth, latent in enumerate(moment.call.latents):
-            leaves[nth] = _add(leaves[nth], latent, sign)
+            # Tokens of a vocabulary go in and their probabilities come out: there is no difference.
+            if latent.is_floating_point():
+                leaves[nth] = _add(leaves[nth], latent, sign)
         return unflatten(leaves, shape)
 
 
