@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,16 +30,20 @@ def streams(subject: Subject) -> Iterator[str]:
     for stack in subject.spec.stacks:
         arguments = Arguments(stack)
         seen = [passed for passed in passes[stack.path] if passed.arguments]
-        for nth, passed in enumerate(seen):
-            wrong = _wrong_form(stack, passed.output) or _written(stack, passed)
-            if wrong:
-                yield f"{stack.path}[{nth}]: {wrong}"
+        forms = [_wrong_form(stack, one.output) or _written(stack, one) for one in seen]
+        if any(forms):
+            nth = next(nth for nth, wrong in enumerate(forms) if wrong)
+            yield f"{stack.path}[{nth}]: {forms[nth]}"
+            continue
+        pairs = itertools.pairwise(seen)
+        orders = [list(_wrong_order(stack, arguments, *pair)) for pair in pairs]
+        if stack.each and not all(orders):
+            # Somewhere the model may put such blocks together otherwise, but not everywhere.
+            continue
+        for nth, problems in enumerate(orders):
+            yield from (f"{stack.path}[{nth}]: {problem}" for problem in problems)
+            if problems:
                 break
-            if nth + 1 < len(seen):
-                problems = list(_wrong_order(stack, arguments, passed, seen[nth + 1]))
-                yield from (f"{stack.path}[{nth}]: {problem}" for problem in problems)
-                if problems:
-                    break
 
 
 @dataclass
