@@ -25,8 +25,9 @@ GIVES_UP = 2
 
 @dataclass(frozen=True)
 class Unchanged(When):
-    """Lossless. Inputs are the same when every tensor is the same object at the same version and
-    everything else is plain and equal; a module's weights and adapters count among its inputs.
+    """Lossless. Inputs are the same when every tensor is the same object at the same version, or
+    the same view of one, and everything else is plain and equal; a module's weights and adapters
+    count among its inputs.
 
     Whatever is not certain is computed: under grad or inference mode, in training, and on inputs of
     any other kind. A module whose inputs are made anew in every step is soon left alone.
@@ -55,10 +56,15 @@ class Unchanged(When):
 
 
 class _Seen(NamedTuple):
-    """A tensor as it was. No more than a weak reference: one that is gone was another."""
+    """A tensor as it was. No more than a weak reference: one that is gone was another.
+
+    Of a view it is the tensor looked at, and what part of it: models slice the same text in every
+    step, which makes a new object but nothing new to compute.
+    """
 
     tensor: weakref.ref[torch.Tensor]
     version: int
+    part: tuple = ()
 
 
 class _Inputs(NamedTuple):
@@ -86,10 +92,21 @@ def _seen(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         if value.is_inference():
             raise _UnsureError
-        return _Seen(weakref.ref(value), value._version)
+        base = value._base
+        if base is None or not type(base) is type(value) is torch.Tensor:
+            return _Seen(weakref.ref(value), value._version)
+        return _Seen(weakref.ref(base), value._version, _part(value))
     if isinstance(value, PLAIN):
         return value
     raise _UnsureError
+
+
+def _part(view: torch.Tensor) -> tuple:
+    """What a view shows of the tensor it looks at."""
+    if view.layout is not torch.strided:
+        raise _UnsureError
+    bits = view.dtype, view.is_conj(), view.is_neg()
+    return view.storage_offset(), tuple(view.size()), view.stride(), *bits
 
 
 def _weights(module: nn.Module) -> list[Any]:
@@ -118,5 +135,6 @@ def _equal(before: Any, now: Any) -> bool:
     if type(before) is not type(now):
         return False
     if isinstance(now, _Seen):
-        return before.tensor() is now.tensor() and before.version == now.version
+        same = before.tensor() is now.tensor() and before.version == now.version
+        return same and before.part == now.part
     return before == now
