@@ -48,7 +48,7 @@ class Magnitude(When):
 
     def _table(self, moment: Moment) -> tuple[float, ...]:
         branch = moment.call.branch.partition("#")[0]
-        other = branch == "1" or branch.startswith("uncond")
+        other = branch == "1" or branch.removeprefix("pred_").startswith("uncond")
         return self.uncond if other and self.uncond else self.ratios
 
     def _total(self, moment: Moment) -> int:

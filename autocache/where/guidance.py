@@ -30,8 +30,9 @@ GRIDS = ("BCHW", "BCFHW", "BFCHW")
 TWO_BRANCHES = ("batched", "batched_conditional_first", "sequential")
 """Styles with one conditional and one unconditional branch, run by one model."""
 
-CONDITIONAL, UNCONDITIONAL = ("cond", "0"), ("uncond", "1")
-"""Names of the branches where there is a call for each: diffusers', or their place in the step."""
+CONDITIONAL, UNCONDITIONAL = ("cond", "pred_cond", "0"), ("uncond", "pred_uncond", "1")
+"""Names of the branches where there is a call for each: those of diffusers' pipelines and guiders,
+or their place in the step."""
 
 NAME = "guidance"
 
@@ -53,8 +54,8 @@ class Guidance(Where):
 
     `style` says how guidance is done. None asks the spec about the pipelines that run the denoiser,
     and takes a batch for a guided one only if both halves of the latent are equal, which waits for
-    the device in every call. Without a known pipeline, only calls named `cond` and `uncond` by
-    diffusers' `cache_context` count as guided.
+    the device in every call. Without a known pipeline, only calls named `cond` and `uncond`, or
+    `pred_cond` and `pred_uncond`, by diffusers' `cache_context` count as guided.
     """
 
     style: GuidanceStyle | None = None
@@ -121,7 +122,8 @@ class _Guided:
         guided = [s for s in styles if s in TWO_BRANCHES]
         if len(guided) == 1:
             return guided[0]
-        return "sequential" if call.branch in ("cond", "uncond") else "none"
+        named = call.branch in (*CONDITIONAL[:-1], *UNCONDITIONAL[:-1])
+        return "sequential" if named else "none"
 
     def _is_guided(self, call: Call) -> bool:
         """Whether the batch is of two halves, for two guidance branches."""

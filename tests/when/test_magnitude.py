@@ -100,7 +100,15 @@ def test_a_second_expert_retains_steps_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("branch", "own"), [("uncond", True), ("1", True), ("cond", False), ("0", False)]
+    ("branch", "own"),
+    [
+        ("uncond", True),
+        ("pred_uncond", True),
+        ("1", True),
+        ("cond", False),
+        ("pred_cond", False),
+        ("0", False),
+    ],
 )
 def test_each_guidance_branch_has_its_ratios(branch, own):
     """The unconditional branch, named or the second, follows its own ratios."""

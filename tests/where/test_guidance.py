@@ -11,6 +11,7 @@ from torch import nn
 
 import autocache
 from autocache.how import Extrapolate, Reuse
+from autocache.spec.schema import Guidance as GuidanceFact
 from autocache.spec.schema import Spec
 from autocache.when import Interval
 from autocache.where import Guidance
@@ -120,7 +121,7 @@ class Pipeline:
 def test_a_batch_that_is_not_guided_is_computed():
     """A pipeline may or may not guide: only two equal halves are two branches."""
     model = Denoiser()
-    spec = SPEC.model_copy(update={"guidance": {"Pipeline": "batched"}})
+    spec = SPEC.model_copy(update={"guidance": {"Pipeline": GuidanceFact(style="batched")}})
     pipe = Pipeline(model)
     parts = {"when": Interval(3, start=0), "where": Guidance(), "how": Reuse()}
     patch = autocache.patch(pipe, **parts, spec=spec)
@@ -194,6 +195,21 @@ def test_an_unconditional_call_that_comes_first_is_computed():
     assert len(model.calls) == 12
     assert {s.branch for s in patch.stats().steps} == {"cond", "uncond"}
     assert not any(s.whole for s in patch.stats().steps)
+
+
+@pytest.mark.parametrize("prefix", ["", "pred_"])
+def test_named_branches_need_no_pipeline(prefix: str) -> None:
+    """Pipelines name the branches one way, their guiders another: both tell which call is which."""
+    model = Named()
+    spec = SPEC.model_copy(update={"model": f"{__name__}:Named"})
+    parts = {"when": Interval(3, start=0), "where": Guidance(), "how": Reuse()}
+    patch = autocache.patch(model, **parts, spec=spec)
+    for step in range(4):
+        for name in ("cond", "uncond"):
+            with model.cache_context(prefix + name):
+                model(latent(step), 900.0 - step, TEXT)
+    skipped = [(s.step, s.branch) for s in patch.stats().steps if s.whole]
+    assert skipped == [(1, f"{prefix}uncond"), (2, f"{prefix}uncond")]
 
 
 def test_a_conditional_output_written_into_is_not_used():

@@ -38,12 +38,13 @@ def style(
     if declared.branches is not None and declared.branches != loop.branches:
         yield f"guidance declares branches {declared.branches}, the proof {loop.branches}"
     full = max(steps, key=len)
-    yield from _style(spec, declared.style, full)
+    yield from _style(spec, declared, full)
     if declared.style in ("batched", "batched_conditional_first"):
         yield from _order(declared.style, full[0], call)
 
 
-def _style(spec: Spec, declared: str, full: Sequence[Call]) -> Iterator[str]:
+def _style(spec: Spec, guidance: Guidance, full: Sequence[Call]) -> Iterator[str]:
+    declared, calls = guidance.style, len(guidance.branches or [""])
     models = len({call.number for call in full})
     copies = _copies(_latent(spec, full[0]))
     seen = f"a full step makes {len(full)} call(s)"
@@ -51,7 +52,7 @@ def _style(spec: Spec, declared: str, full: Sequence[Call]) -> Iterator[str]:
         yield f"guidance is declared sequential, but {seen}; does the call turn guidance on?"
     elif declared == "separate" and models < 2:
         yield f"guidance is declared separate, but {seen} of one model"
-    elif declared in ONE_CALL and len(full) > 1:
+    elif declared in ONE_CALL and len(full) > calls:
         yield f"guidance is declared {declared}, but {seen}"
     elif declared in ONE_CALL and copies is not None and copies not in COPIES[declared]:
         expected = " or ".join(map(str, COPIES[declared]))
