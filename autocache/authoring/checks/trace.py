@@ -19,12 +19,14 @@ from autocache.spec.schema import Spec
 class Call:
     """One call of a denoiser: which one, with what, and the units of it that ran.
 
-    Units are what a strategy would skip: blocks, layers, attention modules. `free` calls are not
+    `times` are all there are in it, where tokens or frames have times of their own, and `time` the
+    highest. Units are what a strategy would skip: blocks, layers, attention modules. `free` calls are not
     counted as steps, because they write into caches of the model's own.
     """
 
     number: int
     time: float | None
+    times: frozenset[float]
     given: dict[str, Any]
     free: bool
     ran: set[str] = field(default_factory=set)
@@ -73,10 +75,10 @@ def _note(calls: list[Call], name: str) -> Any:
 
 def _call(spec: Spec, number: int, given: dict[str, Any]) -> Call:
     free = any(_within(given, name) in values for name, values in spec.compute_when.items())
-    time = None if spec.timestep is None else _highest(given.get(spec.timestep))
+    times = frozenset(_times(given.get(spec.timestep)) if spec.timestep is not None else ())
     # The loop may go on to write into what it gave.
     kept = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in given.items()}
-    return Call(number, time, kept, free)
+    return Call(number, max(times, default=None), times, kept, free)
 
 
 def _within(given: dict[str, Any], name: str) -> Any:
@@ -87,20 +89,19 @@ def _within(given: dict[str, Any], name: str) -> Any:
         return None
 
 
-def _highest(time: Any) -> float | None:
+def _times(time: Any) -> list[float]:
     if isinstance(time, list | tuple):
-        times = [found for item in time if (found := _highest(item)) is not None]
-        return max(times, default=None)
-    if time is None:
-        return None
-    return float(time.amax()) if isinstance(time, torch.Tensor) else float(time)
+        return [found for item in time for found in _times(item)]
+    if isinstance(time, torch.Tensor):
+        return time.flatten().tolist()
+    return [] if time is None else [float(time)]
 
 
 def steps_of(calls: Sequence[Call]) -> list[list[Call]]:
     """The calls of each step: those in a row at one time. Without times every call is one."""
     steps: list[list[Call]] = []
     for call in calls:
-        if steps and call.time is not None and steps[-1][0].time == call.time:
+        if steps and call.times and steps[-1][0].times == call.times:
             steps[-1].append(call)
         else:
             steps.append([call])
