@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.flow import reach
 from autocache.spec.schema import Spec
 
@@ -20,8 +21,8 @@ class Call:
     """One call of a denoiser: which one, with what, and the units of it that ran.
 
     `times` are all there are in it, where tokens or frames have times of their own, and `time` the
-    highest. Units are what a strategy would skip: blocks, layers, attention modules. `free` calls are not
-    counted as steps, because they write into caches of the model's own.
+    highest. Units are what a strategy would skip: blocks, layers, attention modules. `free` calls
+    are not counted as steps, because they write into caches of the model's own.
     """
 
     number: int
@@ -30,6 +31,13 @@ class Call:
     given: dict[str, Any]
     free: bool
     ran: set[str] = field(default_factory=set)
+
+    @property
+    def moment(self) -> tuple:
+        """What calls of one step have in common: the times, and the size of what is denoised."""
+        latent = next((self.given[name] for name in LATENT_NAMES if name in self.given), None)
+        size = latent.shape[1:] if isinstance(latent, torch.Tensor) else ()
+        return self.times, size
 
     @property
     def shapes(self) -> tuple:
@@ -101,7 +109,7 @@ def steps_of(calls: Sequence[Call]) -> list[list[Call]]:
     """The calls of each step: those in a row at one time. Without times every call is one."""
     steps: list[list[Call]] = []
     for call in calls:
-        if steps and call.times and steps[-1][0].times == call.times:
+        if steps and call.times and steps[-1][0].moment == call.moment:
             steps[-1].append(call)
         else:
             steps.append([call])
