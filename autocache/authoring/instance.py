@@ -15,7 +15,8 @@ from autocache.errors import SpecError, nearest
 from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.bind import signature
 from autocache.spec.loader import line_of
-from autocache.spec.schema import Loop, Proof, Spec
+from autocache.spec.proof import Loop, Proof
+from autocache.spec.schema import Spec
 
 __all__ = [
     "call_of",
@@ -65,11 +66,8 @@ def model_of(spec: Spec, seed: int = 0, **overrides: Any) -> nn.Module:
     `overrides` replace items of its `config`. Parameters that would be zero or not initialised are
     drawn, since zero gates would hide every mistake. Raises SpecError when it cannot be built.
     """
-    config = {**proof_of(spec).config, **overrides}
     with _located(spec, "proof", "config"):
-        given = value(config, key="config", seed=seed, config=True)
-        _refuse_large(class_of(spec), given)
-        return constructed(class_of(spec), given, seed=seed, key="config")
+        return _built(spec, seed, overrides)
 
 
 def inputs_of(spec: Spec, step: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def pipeline_of(spec: Spec, label: str) -> Any:
         cls = _in_diffusers(loop.pipeline or label)
         build = _components(spec)
         given = {
-            name: _denoiser(spec, item)
+            name: _denoiser(spec, item, {})
             if isinstance(item, str) and item.partition(" ")[0] == DENOISER
             else value(item, key=f"components.{name}", build=build)
             for name, item in loop.components.items()
@@ -157,6 +155,13 @@ def loop_of(spec: Spec, label: str) -> Loop:
     return loops[label]
 
 
+def _built(spec: Spec, seed: int, overrides: dict[str, Any]) -> nn.Module:
+    config = {**proof_of(spec).config, **overrides}
+    given = value(config, key="config", seed=seed, config=True)
+    _refuse_large(class_of(spec), given)
+    return constructed(class_of(spec), given, seed=seed, key="config")
+
+
 def _refuse_large(cls: type[nn.Module], config: dict[str, Any]) -> None:
     """Raises SpecError before the memory for a model of real size is taken."""
     try:
@@ -173,18 +178,18 @@ def _refuse_large(cls: type[nn.Module], config: dict[str, Any]) -> None:
         )
 
 
-def _denoiser(spec: Spec, name: str, **overrides: Any) -> nn.Module:
+def _denoiser(spec: Spec, name: str, overrides: dict[str, Any]) -> nn.Module:
     """`denoiser` is the tiny model, `denoiser 2` another with other weights."""
     _, _, number = name.partition(" ")
     if number and not number.isdecimal():
         raise SpecError(f"components: expected 'denoiser' or 'denoiser 2', not {name!r}")
-    return model_of(spec, seed=int(number or 1) - 1, **overrides)
+    return _built(spec, int(number or 1) - 1, overrides)
 
 
 def _components(spec: Spec) -> Callable[[str, dict[str, Any]], Any]:
     def build(name: str, config: dict[str, Any]) -> Any:
         if name.partition(" ")[0] == DENOISER:
-            return _denoiser(spec, name, **config)
+            return _denoiser(spec, name, config)
         return constructed(_in_diffusers(name), config, seed=5, key="class")
 
     return build

@@ -13,9 +13,10 @@ from torch import nn
 
 from autocache.errors import DoesNotApplyError, ParameterError, SpecError, nearest
 from autocache.spec import levels
+from autocache.spec.facts import Location
 from autocache.spec.flow import Flow, reach
 from autocache.spec.loader import line_of
-from autocache.spec.schema import Kind, Location, Probe, Spec, Stack
+from autocache.spec.schema import Kind, Probe, Spec, Stack
 
 Problem = tuple[Location, str]
 

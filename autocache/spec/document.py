@@ -12,7 +12,7 @@ import yaml
 from autocache.errors import SpecError
 
 if TYPE_CHECKING:
-    from autocache.spec.schema import Location
+    from autocache.spec.facts import Location
 
 # No honest spec comes near these. Aliases of aliases grow exponentially, nested brackets take
 # libyaml quadratic time and then overflow its stack, and so many digits take Python quadratic time.

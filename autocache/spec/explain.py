@@ -10,7 +10,8 @@ from pydantic.fields import FieldInfo
 
 from autocache.errors import nearest
 from autocache.spec.document import MAX_PROBLEMS, Document
-from autocache.spec.schema import Location, Spec
+from autocache.spec.facts import Location
+from autocache.spec.schema import Spec
 
 
 def explain(error: ValidationError, document: Document) -> list[str]:

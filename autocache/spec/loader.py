@@ -7,7 +7,8 @@ from pathlib import Path
 from autocache.errors import SpecError
 from autocache.spec.document import MAX_PROBLEMS, Document, read
 from autocache.spec.explain import explain
-from autocache.spec.schema import Location, Spec
+from autocache.spec.facts import Location
+from autocache.spec.schema import Spec
 
 
 def load(path: str | Path) -> Spec:

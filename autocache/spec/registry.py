@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autocache.errors import UnknownModelError, nearest
+from autocache.errors import SpecError, UnknownModelError, nearest
 from autocache.spec.layers import SUFFIXES, Layer, layers
 from autocache.spec.layers import directory as directory
 
@@ -141,6 +141,25 @@ def _qualified(cls: type) -> str:
 
 
 def _load(file: Path) -> Spec:
+    spec = _read(file)
+    return spec if spec.same_as is None else _same(spec, spec.same_as)
+
+
+def _same(spec: Spec, model: str) -> Spec:
+    """The facts of another spec, for the class of this one; they keep the file they stand in."""
+    from autocache.spec.loader import line_of
+
+    known = _known()
+    where = line_of(spec, "same_as")
+    if model not in known:
+        raise SpecError(f"{where}: no spec describes {model}{nearest(model, known)}")
+    facts = _read(known[model].file)
+    if facts.same_as is not None:
+        raise SpecError(f"{where}: {model} is itself the same as {facts.same_as}; name that one")
+    return facts.model_copy(update={"model": spec.model})
+
+
+def _read(file: Path) -> Spec:
     try:
         changed = file.stat().st_mtime_ns
     except OSError:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from autocache.errors import DoesNotApplyError, ParameterError, nearest
 from autocache.how import Reuse
 from autocache.runtime.limits import Limits
-from autocache.spec.schema import MagCacheTable
+from autocache.spec.tables import MagCacheTable
 from autocache.strategy import published
 from autocache.strategy.recipe import Recipe, Strategy
 from autocache.when import Magnitude

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
-    from autocache.spec.schema import MagCacheTable, Preset, TeaCacheTable
+    from autocache.spec.tables import MagCacheTable, Preset, TeaCacheTable
 
     Table = TypeVar("Table", TeaCacheTable, MagCacheTable)
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("autocache")
 
 def preset(bound: Bound, strategy: str, config: Mapping[str, Any]) -> Preset | None:
     """The parameters of a strategy."""
-    from autocache.spec.schema import choose
+    from autocache.spec.tables import choose
 
     found = choose(bound.spec.presets.get(strategy, []), config, config.get("_name_or_path"))
     return found[0] if found else None
@@ -28,7 +28,7 @@ def table(strategy: str, tables: Sequence[Table], config: Mapping[str, Any]) -> 
 
     One that was fitted on another checkpoint says so in the log.
     """
-    from autocache.spec.schema import choose
+    from autocache.spec.tables import choose
 
     found = choose(tables, config, config.get("_name_or_path"))
     if not found:

@@ -10,7 +10,7 @@ from autocache.strategy.recipe import Strategy
 from autocache.when import Interval
 
 if TYPE_CHECKING:
-    from autocache.spec.schema import Preset
+    from autocache.spec.tables import Preset
 
 DERIVED_INTERVAL = 2
 DERIVED_START = 0.2

@@ -18,7 +18,8 @@ from autocache.where import Blocks
 
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
-    from autocache.spec.schema import Spec, TeaCacheTable
+    from autocache.spec.schema import Spec
+    from autocache.spec.tables import TeaCacheTable
 
 RELATIVE_THRESHOLD = 1.9
 """Mean changes per step that may add up where no threshold is known: just under two, so that a

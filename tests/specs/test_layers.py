@@ -173,6 +173,44 @@ def test_a_name_that_two_modules_share_must_be_given_in_full(
     assert registry.resolve("fork.models:DiTTransformer2DModel", Mine()).file == file
 
 
+def test_a_fork_may_say_that_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three lines describe a class that moved: the facts, and their file, are the original's."""
+    original = _write(tmp_path, "package.module:Original")
+    fork = tmp_path / "Mine.yaml"
+    fork.write_text(f"schema: 1\nmodel: {MINE}\nsame_as: package.module:Original\n")
+    monkeypatch.setenv("AUTOCACHE_SPECS", str(tmp_path))
+    with autocache.patch(Mine(), "dit_block", blocks={"blocks": (0, 2)}) as patch:
+        assert (patch.spec.name, patch.spec.model) == ("Mine", MINE)
+        assert patch.stats().spec_file == str(original)
+    derived = type("Derived", (Mine,), {})
+    found = registry.find(derived)
+    assert found is not None
+    assert found.model == MINE
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("same_as: package.module:Orignal", "3:1: no spec describes package.module:Orignal; did"),
+        (f"same_as: {MINE}", f"3:1: {MINE} is itself the same as {MINE}; name that one"),
+        ("same_as: package.module:Original\ntimestep: t", "4:1: 'timestep' cannot be given"),
+    ],
+)
+def test_a_fork_that_is_the_same_as_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str
+) -> None:
+    """The other spec must exist, have facts, and give all of them."""
+    _write(tmp_path, "package.module:Original")
+    fork = tmp_path / "Mine.yaml"
+    fork.write_text(f"schema: 1\nmodel: {MINE}\n{text}\n")
+    monkeypatch.setenv("AUTOCACHE_SPECS", str(tmp_path))
+    with pytest.raises(SpecError) as caught:
+        registry.find(Mine)
+    assert str(caught.value).startswith(f"{fork}:{expected}")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -8,7 +8,8 @@ import pytest
 
 from autocache.spec import registry
 from autocache.spec.loader import load
-from autocache.spec.schema import Spec, choose, matches
+from autocache.spec.schema import Spec
+from autocache.spec.tables import choose, matches
 
 FLUX = {"num_layers": 19, "num_single_layers": 38, "in_channels": 64, "guidance_embeds": True}
 
