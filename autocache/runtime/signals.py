@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from autocache.errors import PatchError
+from autocache.runtime.intercept import original_class
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
     from autocache.runtime.track import Track
+
+HOOKS = "diffusers.hooks._helpers"
+"""Where diffusers keeps what its guiders know of blocks; its denoisers import it."""
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _wrapped: dict[tuple[type | None, str], Any] = {}
@@ -93,6 +98,11 @@ def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
     return wrapped(*args, **kwargs)
 
 
+def _block_facts(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+    """Guiders that leave layers out look blocks up by their class, which is another one now."""
+    return wrapped(*map(original_class, args), **kwargs)
+
+
 def _owner(cls: type, method: str) -> type | None:
     """The class that a method comes from."""
     return next((base for base in cls.__mro__ if method in vars(base)), None)
@@ -110,6 +120,8 @@ def listen(session: Session) -> None:
     """Begin to pass signals on to a session."""
     _sessions.add(session)
     owner = _owner(type(session.model), "cache_context")
+    blocks = getattr(sys.modules.get(HOOKS), "TransformerBlockRegistry", None)
+    _wrap(blocks, "get", _block_facts)
     _wrap(owner, "cache_context", _cache_context)
     _wrap(owner, "enable_cache", _enable_cache)
 

@@ -123,7 +123,7 @@ class _Run:
     def agrees(self) -> Iterator[str]:
         """Guidance and times of the unpatched loop, against what the spec says of them."""
         steps = steps_of(self.calls)
-        name = self.loop.pipeline or self.label
+        name = (self.loop.pipeline or self.label).rpartition(":")[2]
         if self.label == name:
             given = call_of(self.spec, self.label)
             yield from style(self.spec, name, self.loop, steps, given)
