@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from autocache.runtime.intercept import Site
     from autocache.runtime.moment import Moment
+    from autocache.runtime.outputs import Outputs
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound
 
@@ -60,7 +61,11 @@ class Invariant(Where):
 
 
 class _Site(OutputSite):
-    """What stands in must be all of the output, of which the same inputs ask for all again."""
+    """What stands in must be all of the output, of which the same inputs ask for all again, in
+    whichever call of the module."""
+
+    def _of(self, nth: int) -> Outputs:
+        return super()._of(0)
 
     def to_keep(self, moment: Moment, output: Any) -> Any:
         return output

@@ -11,7 +11,7 @@ import torch
 from autocache.errors import DoesNotApplyError
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.outputs import Outputs, flatten, unflatten
-from autocache.where.base import BlockRanges, Where, first_time, in_blocks
+from autocache.where.base import BlockRanges, Where, in_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,25 +73,37 @@ class Submodules(Where):
 
 
 class OutputSite:
-    """One module whose output can be filled in."""
+    """One module whose output can be filled in; each of several, where a model calls it so often.
+
+    Blocks may call one module for the image and for the text.
+    """
 
     def __init__(self, part: Part, name: str, expected: int, attention: bool) -> None:
         self.part = part
         self.session = part.session
         self.attention = attention
-        self.outputs = Outputs(part, name, expected)
+        self.name, self.expected = name, expected
+        self._outputs = [Outputs(part, name, expected)]
+
+    def _of(self, nth: int) -> Outputs:
+        """What is kept of the call of that number within one denoiser call."""
+        for number in range(len(self._outputs), nth + 1):
+            self._outputs.append(Outputs(self.part, f"{self.name}#{number}", self.expected))
+        return self._outputs[nth]
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         moment = self.part.moment
         if moment is None:
             return PASS
-        sites, name, recipe = moment.record.sites, self.outputs.name, self.part.recipe
+        nth = moment.flights[self] = moment.flights.get(self, -1) + 1
+        outputs = self._of(nth)
+        sites, name, recipe = moment.record.sites, outputs.name, self.part.recipe
         decision = self.part.decide(moment)
         own = recipe.when.decide_at(moment, name, module, args, kwargs) or decision
-        if decision.compute or own.compute or not self.outputs.ready(moment):
+        if decision.compute or own.compute or not outputs.ready(moment):
             sites[name] = "computed"
             if own is not decision and own.compute and not own.keep:
-                self.outputs.drop(moment)
+                outputs.drop(moment)
                 return PASS
             return COMPUTE
         sites[name] = recipe.how.action
@@ -99,19 +111,19 @@ class OutputSite:
             moment.record.action = recipe.how.action
         if moment.call.dry_run:
             return COMPUTE
-        if first_time(moment, self):
-            moment.record.attention_skipped += self.attention
-        return self.outputs.fill(moment)
+        moment.record.attention_skipped += self.attention and nth == 0
+        return outputs.fill(moment)
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         moment = self.part.moment
         if moment is None:
             return output
         decision = self.part.decide(moment)
-        if not decision.compute and moment.record.sites.get(self.outputs.name) != "computed":
-            self.outputs.compare(moment, self.to_keep(moment, output))
+        outputs = self._of(moment.flights[self])
+        if not decision.compute and moment.record.sites.get(outputs.name) != "computed":
+            outputs.compare(moment, self.to_keep(moment, output))
         elif decision.keep or not decision.compute:
-            self.outputs.keep(moment, self.to_keep(moment, output))
+            outputs.keep(moment, self.to_keep(moment, output))
         return output
 
     def to_keep(self, moment: Moment, output: Any) -> Any:

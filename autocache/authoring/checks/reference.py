@@ -128,18 +128,20 @@ class Reused:
     """A plain model in which the outputs of some modules are, on demand, those of the last step
     that counted."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
+    def __init__(self, modules: list[tuple[nn.Module, int]]) -> None:
+        """Each with how often it runs in one call."""
         self.skipping = False
-        for module in modules:
-            self._watch(module)
+        for module, runs in modules:
+            self._watch(module, runs)
 
-    def _watch(self, module: nn.Module) -> None:
+    def _watch(self, module: nn.Module, runs: int) -> None:
         kept: list[Any] = []
 
         def leaves(module: nn.Module, args: tuple, output: Any) -> Any:
             if self.skipping:
-                return kept[0]
-            kept[:] = [copy.deepcopy(output)]
+                kept.append(kept.pop(0))
+                return kept[-1]
+            kept[:] = [*kept, copy.deepcopy(output)][-runs:]
             return None
 
         module.register_forward_hook(leaves)

@@ -1,4 +1,4 @@
-"""Attention and feed-forward: each declared module runs once, and reusing them does just that."""
+"""Attention and feed-forward: each declared module runs, and reusing them does just that."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def feed_forward(subject: Subject) -> Iterator[str]:
 
 
 def _declared(subject: Subject, names: list[str], where: Submodules) -> Iterator[str]:
-    wrong = list(_runs_once(subject, names))
+    wrong = list(_runs(subject, names))
     yield from wrong
     if not wrong:
         yield from _reuses(subject, names, where)
@@ -56,18 +56,20 @@ def _feed_forward(subject: Subject) -> list[str]:
     return inside + [name for name, _ in subject.bound.feed_forward]
 
 
-def _runs_once(subject: Subject, names: list[str]) -> Iterator[str]:
-    """Reuse keeps one output per module and call."""
+def _runs(subject: Subject, names: list[str]) -> Iterator[str]:
+    """Each is declared once and runs: attention once, a feed-forward perhaps for text and image."""
+    attention = set(_attention(subject))
     for name in names:
+        runs = subject.runs[name]
         if names.count(name) > 1 or any(name.startswith(f"{other}.") for other in names):
             yield f"{name} is declared twice, by itself or within another"
-        elif subject.runs[name] != 1:
-            yield f"{name} runs {subject.runs[name]} times in one call; expected once"
+        elif not runs or (runs > 1 and name in attention):
+            yield f"{name} runs {runs} times in one call; expected once"
 
 
 def _reuses(subject: Subject, names: list[str], where: Submodules) -> Iterator[str]:
     model, plain = subject.fresh(), subject.fresh()
-    reference = Reused([plain.get_submodule(name) for name in names])
+    reference = Reused([(plain.get_submodule(name), subject.runs[name]) for name in names])
     subject.patch(model, when=Interval(2, start=0), where=where, how=Reuse())
     for step in range(STEPS):
         reference.skipping = skip = step % 2 == 1
