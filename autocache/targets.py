@@ -48,7 +48,8 @@ def denoisers(target: Any, spec: Any, strategy: Strategy | Composition) -> list[
     if isinstance(target, nn.Module):
         return [parts[0][1]]
     if spec is not None:
-        named = [module for name, module in parts if name in DENOISER_NAMES]
+        cls = registry.resolve(spec, None).model
+        named = [m for name, m in parts if name in DENOISER_NAMES or _is(uncompiled(m), cls)]
     else:
         named = [module for _, module in parts if registry.find(uncompiled(module))]
     if named:
@@ -59,6 +60,11 @@ def denoisers(target: Any, spec: Any, strategy: Strategy | Composition) -> list[
     candidates = candidates or [m for _, m in parts]
     registry.resolve(spec, uncompiled(candidates[0]))
     raise UnknownModelError(f"{describe(target)} has no denoiser")
+
+
+def _is(module: nn.Module, cls: str) -> bool:
+    """Whether a module is of the class of that qualified name, or of one made from it."""
+    return any(f"{base.__module__}:{base.__qualname__}" == cls for base in type(module).__mro__)
 
 
 def describe(target: Any) -> str:

@@ -33,11 +33,19 @@ class Call:
     ran: set[str] = field(default_factory=set)
 
     @property
-    def moment(self) -> tuple:
-        """What calls of one step have in common: the times, and the size of what is denoised."""
+    def size(self) -> tuple:
+        """Of one sample of what is denoised."""
         latent = next((self.given[name] for name in LATENT_NAMES if name in self.given), None)
-        size = latent.shape[1:] if isinstance(latent, torch.Tensor) else ()
-        return self.times, size
+        return tuple(latent.shape[1:]) if isinstance(latent, torch.Tensor) else ()
+
+    def goes_with(self, others: Sequence[Call]) -> bool:
+        """Whether it is of the same step: at the same times, and denoises as much.
+
+        A denoiser of the unconditional branch alone may be given no text beside the image.
+        """
+        same = [other for other in others if other.number == self.number]
+        alike = all(other.size == self.size for other in same)
+        return bool(self.times) and others[0].times == self.times and alike
 
     @property
     def shapes(self) -> tuple:
@@ -109,7 +117,7 @@ def steps_of(calls: Sequence[Call]) -> list[list[Call]]:
     """The calls of each step: those in a row at one time. Without times every call is one."""
     steps: list[list[Call]] = []
     for call in calls:
-        if steps and call.times and steps[-1][0].moment == call.moment:
+        if steps and call.goes_with(steps[-1]):
             steps[-1].append(call)
         else:
             steps.append([call])
