@@ -55,6 +55,21 @@ def test_a_tensor_is_filled_as_described() -> None:
     assert not torch.equal(noise[0], noise[3])
 
 
+def test_attributes_are_set_on_what_was_built() -> None:
+    """By their paths; one that leads nowhere is named."""
+    described = {
+        "class": f"{__name__}:Gated",
+        "attributes": {"scale": 2.0, "gate.note": {"shape": [2], "value": 1}},
+    }
+    made = value(described)
+    assert made.scale == 2.0
+    assert made.gate.note.tolist() == [1.0, 1.0]
+    with pytest.raises(SpecError, match=r"attributes\.gates\.note: cannot be set"):
+        value(described | {"attributes": {"gates.note": 1}})
+    with pytest.raises(SpecError, match="no 'atributes'; did you mean 'attributes'"):
+        value({"class": f"{__name__}:Gated", "atributes": {}})
+
+
 def test_a_value_is_described_at_any_depth() -> None:
     """Lists, mappings, tuples, objects and numbered keys are gone through."""
     described = {
