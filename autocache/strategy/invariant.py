@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class Invariant(Strategy):
     """Run text embedders and text keys and values once per generation, at no loss at all.
 
-    A module named by the spec is left out while it is called on the very same tensors, at the same
-    version, as when it last ran in this guidance branch. What is not certain is computed, and a
-    module whose inputs are made anew each time is soon left alone.
+    A module named by the spec is left out while it is called on the very same tensors, or parts of
+    them, at the same version, as when it last ran in this guidance branch. What is not certain is
+    computed, and a module whose inputs are made anew each time is soon left alone.
 
-    Formula: y = f(x) of the last run, where x is the same object with no write since, and so are
-    the weights of f; else y = f(x).
+    Formula: y = f(x) of the last run, where x is the same object, or the same part of it, with no
+    write since, and so are the weights of f; else y = f(x).
 
     Memory: the outputs of the modules, per token of the text: for Wan s_text for the embedder and
     3 B s_text for keys (before and after their norm) and values, for each guidance branch.
