@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_framepack import (
@@ -28,7 +29,7 @@ def spec_of(name: str) -> Spec:
 
 @contextlib.contextmanager
 def runs(model: nn.Module, **inner: str) -> Iterator[list[int]]:
-    """How many blocks each call of a model runs; of each list a submodule that all its blocks run."""
+    """How many blocks each call of a model runs, by a submodule that all blocks of a list run."""
     calls: list[int] = []
 
     def counts(*_: Any) -> None:
@@ -214,3 +215,70 @@ def test_blocks_that_replace_tokens() -> None:
         got = outputs(model, lambda step: inputs_of(spec, step))
     assert all(map(torch.equal, got, expected))
     assert calls == [6, 4, 6, 4]
+
+
+class Tokenizer:
+    """One token for each word."""
+
+    eos_token_id = 0
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return 1
+
+    def apply_chat_template(self, conversations: list[dict[str, str]], **_: Any) -> Any:
+        words = conversations[-1]["content"].split()
+        return type("Encoding", (), {"input_ids": [2 + len(word) for word in words]})
+
+
+def test_packed_sequences_of_cosmos3() -> None:
+    """Prompts of different lengths: each guidance branch has text of its own, and its own cache."""
+    spec = spec_of("Cosmos3OmniTransformer")
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=2,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.0, 0.0],
+        latents_std=[1.0, 1.0],
+    )
+
+    def built() -> Any:
+        scheduler = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+        parts: dict[str, Any] = {
+            "transformer": model_of(spec),
+            "text_tokenizer": Tokenizer(),
+            "vae": vae,
+            "scheduler": diffusers.UniPCMultistepScheduler(**scheduler),
+            "enable_safety_checker": False,
+        }
+        pipe = diffusers.Cosmos3OmniPipeline(**parts)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def run(pipe: Any) -> torch.Tensor:
+        return pipe(
+            "a red car by a lake",
+            "dull",
+            num_frames=5,
+            height=32,
+            width=32,
+            num_inference_steps=5,
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+            return_dict=False,
+        )[0]
+
+    plain = run(built())
+    pipe = built()
+    with autocache.patched(pipe, "dit_block", step_start=0, step_interval=1):
+        assert torch.equal(run(pipe), plain)
+    patch = autocache.patch(pipe, "dit_block", **EVERY_OTHER)
+    results = []
+    for _ in range(2):
+        with runs(pipe.transformer, layers="mlp") as calls:
+            results.append(run(pipe))
+        assert calls == [3, 3, 0, 0] * 2 + [3, 3]
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], plain)
+    assert [s.branch for s in patch.stats().steps] == ["cond", "uncond"] * 10
