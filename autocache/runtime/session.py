@@ -20,6 +20,7 @@ from autocache.runtime import intercept, root, signals
 from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
+from autocache.runtime.schedulers import scheduler_name
 from autocache.runtime.store import Ledger
 from autocache.runtime.track import Branch, Here, Track
 from autocache.spec.bind import signature
@@ -77,7 +78,7 @@ class Session:
         ]
         self._limit = limit
         self._told = False
-        self._pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._pipelines: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._fresh()
 
     def _fresh(self) -> None:
@@ -97,8 +98,8 @@ class Session:
         memo[id(self)] = copied
         copied.model = memo[id(self.model)]
         copied.entry = memo.get(id(self.entry), copied.model)
-        copied._pipelines = weakref.WeakSet(
-            memo[id(pipeline)] for pipeline in self._pipelines if id(pipeline) in memo
+        copied._pipelines = weakref.WeakKeyDictionary(
+            {memo[id(p)]: name for p, name in self._pipelines.items() if id(p) in memo}
         )
         copied.parts = copy.deepcopy(self.parts, memo)
         copied.arounds = copy.deepcopy(self.arounds, memo)
@@ -130,8 +131,8 @@ class Session:
             PatchError: the strategy cannot act on it.
         """
         self.accept(pipeline)
-        self._pipelines.add(pipeline)
-        scheduler = getattr(pipeline, "scheduler", None)
+        name = self._pipelines[pipeline] = scheduler_name(pipeline, self.model)
+        scheduler = getattr(pipeline, name, None)
         if scheduler is not None:
             signals.hear(scheduler)
 
@@ -166,7 +167,7 @@ class Session:
 
     def holds(self, scheduler: object) -> bool:
         """Whether a pipeline that runs this denoiser holds the scheduler now."""
-        return any(getattr(p, "scheduler", None) is scheduler for p in self._pipelines)
+        return any(getattr(p, name, None) is scheduler for p, name in self._pipelines.items())
 
     def drop(self) -> None:
         """Drop every cached tensor."""
@@ -220,8 +221,8 @@ class Session:
             # The call before never ended: it raised. What it left is of no generation any more.
             track.forget()
             track.clock.restart()
-        for pipeline in list(self._pipelines):
-            signals.catch_up(getattr(pipeline, "scheduler", None))
+        for pipeline, name in list(self._pipelines.items()):
+            signals.catch_up(getattr(pipeline, name, None))
         if self._arranges and self.enabled and not self._pipelines:
             raise PatchError(
                 f"{self.patch.strategy.name} chooses the timesteps of a pipeline's scheduler, and "

@@ -1,0 +1,27 @@
+"""Which of a pipeline's schedulers drives which of its denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SCHEDULER = "scheduler"
+
+
+def scheduler_name(pipeline: Any, model: object) -> str:
+    """The attribute of a pipeline with the scheduler that drives a denoiser of it.
+
+    A pipeline made of several has one for each, under the part's name: `prior_scheduler` is that of
+    the denoiser `prior_prior` or `prior`. Any other denoiser is driven by `scheduler`.
+    """
+    components = getattr(pipeline, "components", None)
+    if not isinstance(components, Mapping):
+        return SCHEDULER
+    # A component may be what torch.compile made of the model.
+    plain = {name: getattr(part, "_orig_mod", part) for name, part in components.items()}
+    own = [name for name, component in plain.items() if component is model]
+    for name in components:
+        part, _, kind = name.rpartition("_")
+        if kind == SCHEDULER and any(n == part or n.startswith(f"{part}_") for n in own if part):
+            return name
+    return SCHEDULER
