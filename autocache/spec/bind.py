@@ -202,6 +202,9 @@ def _model_problems(spec: Spec, model: nn.Module) -> Iterator[Problem]:
         given = getattr(spec, key)
         if given is not None and given not in names:
             yield (key,), _no_argument(given, type(model), names)
+    for name in spec.batch_axes:
+        if name not in names:
+            yield ("batch_axes", name), _no_argument(name, type(model), names)
     for name in spec.compute_when:
         if name.partition(".")[0] not in names:
             yield ("compute_when", name), _no_argument(name, type(model), names)

@@ -220,6 +220,9 @@ class Spec(Facts):
         description="Argument of forward with the number of latent frames, where these are packed "
         "into tokens.",
     )
+    batch_axes: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Arguments of forward whose tensors have the batch on another axis than 0."
+    )
     stacks: list[Stack] = Field([], description="The lists of blocks, in the order they run.")
     unet: Levels | None = None
     no_blocks: Name | None = Field(None, description="Why blocks cannot be skipped.")

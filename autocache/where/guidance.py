@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from autocache.runtime.moment import Call, Moment
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound
+    from autocache.spec.schema import Spec
 
 GuidanceStyle = Literal["batched", "batched_conditional_first", "sequential", "none"]
 
@@ -49,8 +50,9 @@ class Guidance(Where):
 
     Where a pipeline runs both branches in one batch, only the conditional half of every argument is
     run: of every tensor, also inside lists and mappings, that is as long as the latent's batch, but
-    for positions (rotary embeddings, ids). Where it calls the denoiser for each, the unconditional
-    call is left out; a call that comes before the conditional one of its step is computed.
+    for positions (rotary embeddings, ids). The spec names arguments with the batch on a later axis
+    (`batch_axes`). Where it calls the denoiser for each, the unconditional call is left out; a call
+    that comes before the conditional one of its step is computed.
 
     `style` says how guidance is done. None asks the spec about the pipelines that run the denoiser,
     and takes a batch for a guided one only if both halves of the latent are equal, which waits for
@@ -70,7 +72,7 @@ class Guidance(Where):
                 "the spec; reusing attention does apply (guidance_cache=False), and so does "
                 "autocache.patch(..., when=..., where=Guidance(), how=Reuse())"
             )
-        return _Guided(part, self.style, bound.spec.guidance_styles, type(bound.model))
+        return _Guided(part, self.style, bound.spec, type(bound.model))
 
     def claims(self, bound: Bound) -> list[nn.Module]:
         # Whatever is kept inside does not fit a batch that is a half at times.
@@ -86,12 +88,13 @@ class _Guided:
         self,
         part: Part,
         style: GuidanceStyle | None,
-        facts: Mapping[str, str],
+        spec: Spec,
         model: type[nn.Module],
     ) -> None:
         self.part = part
         self.style = style
-        self.facts = facts
+        self.facts: Mapping[str, str] = spec.guidance_styles
+        self.axes = spec.batch_axes
         self.names = tuple(signature(model).positions)
         self.outputs = Outputs(part, NAME)
 
@@ -247,12 +250,13 @@ class _Guided:
         assert call.latent is not None
         batch = len(call.latent)
 
-        def taken(leaf: Any) -> Any:
-            if isinstance(leaf, torch.Tensor) and leaf.dim() and len(leaf) == batch:
-                return leaf.chunk(2)[half]
-            return leaf
-
         def halved(name: str, value: Any) -> Any:
+            axis = self.axes.get(name, 0)
+
+            def taken(leaf: Any) -> Any:
+                batched = isinstance(leaf, torch.Tensor) and leaf.dim() > axis
+                return leaf.chunk(2, axis)[half] if batched and leaf.shape[axis] == batch else leaf
+
             return value if POSITIONS.search(name) else pytree.tree_map(taken, value)
 
         positional = tuple(

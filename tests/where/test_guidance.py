@@ -111,6 +111,18 @@ def test_arguments():
     assert len(extras["text_embeds"]) == 4
 
 
+def test_a_batch_on_another_axis():
+    """The spec says of an argument that its batch is not on the first axis."""
+    model = Denoiser()
+    spec = SPEC.model_copy(update={"batch_axes": {"extras": 1}})
+    parts = {"when": Interval(3, start=0), "where": Guidance("batched"), "how": Reuse()}
+    autocache.patch(model, **parts, spec=spec)
+    layers = torch.arange(16).view(4, 4)
+    for step in range(2):
+        model(latent(step), 900.0 - step, TEXT, extras=layers)
+    assert torch.equal(model.calls[1]["extras"], layers[:, 2:])
+
+
 class Pipeline:
     """What autocache takes for a pipeline: something with a denoiser in it."""
 
