@@ -13,8 +13,11 @@ from torch import nn
 
 import autocache
 from autocache.authoring.instance import loop_of, model_of, pipeline_of, proof_of, run_loop
+from autocache.how import Reuse
 from autocache.spec.loader import load
 from autocache.spec.schema import Spec, Stack
+from autocache.when import Interval
+from autocache.where import Guidance
 
 SPECS = {
     name: load(Path(__file__).parents[2] / "model_specs" / f"{name}.yaml")
@@ -217,6 +220,35 @@ def test_other_strategies_when_guidance_stops(name: str, strategy: str) -> None:
     assert first.isfinite().all()
     assert torch.equal(first, second)
     assert patch.stats().generations == 2
+
+
+GUIDED = [
+    (name, label)
+    for name, label in LOOPS
+    if SPECS[name].guidance[loop_of(SPECS[name], label).pipeline or label].style
+    in ("batched", "batched_conditional_first")
+    and SPECS[name].latent_layout
+]
+
+
+@pytest.mark.parametrize(("name", "label"), GUIDED)
+def test_the_unconditional_half_alone_is_left_out(name: str, label: str) -> None:
+    """Every argument is cut to the conditional half, and what comes of it is what its half of the
+    whole batch gives."""
+    spec, pipe, model = _pair(name, label)
+    whole: list[torch.Tensor] = []
+    with autocache.patched(pipe, when=Interval(2, start=0), where=Guidance(), how=Reuse()):
+        model.register_forward_hook(lambda _m, _a, output: whole.append(output[0]))
+        run_loop(spec, label, pipe, num_inference_steps=2)
+    _, pipe, model = _pair(name, label)
+    half: list[torch.Tensor] = []
+    model.register_forward_hook(lambda _m, _a, output: half.append(output[0]))
+    run_loop(spec, label, pipe, num_inference_steps=2)
+    style = spec.guidance[loop_of(spec, label).pipeline or label].style
+    conditional = 0 if style == "batched_conditional_first" else 1
+    assert [len(output) for output in whole] == [2, 1]
+    assert [len(output) for output in half] == [2, 2]
+    torch.testing.assert_close(whole[1], half[1].chunk(2)[conditional])
 
 
 def test_reference_images_are_read_once() -> None:
