@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import diffusers
 import torch
+from diffusers.pipelines.sana_wm.refiner import SanaWMLTX2Refiner
 from torch import nn
 
 import autocache
@@ -166,21 +168,40 @@ def test_calls_that_write_keys_and_values_in_a_loop() -> None:
 
 
 def test_keys_and_values_of_the_refiner() -> None:
-    """In between the steps of a block of frames nothing is written; before and after all is."""
-    from diffusers.models.transformers.transformer_sana_wm_refiner import SanaWMRefinerKVCache
-
+    """Sana WM's refiner writes them before its blocks of frames and after each: all of that is
+    computed, and each block of frames is a generation."""
     spec = spec_of("SanaWMLTX2Refiner")
-    model = model_of(spec)
-    autocache.patch(model, "dit_block", step_start=0, step_interval=2, blocks=(0, 4))
-    modes = ["capture_pre_rope", *["inject"] * 4, "inject_and_capture_post_rope"]
-    cache = SanaWMRefinerKVCache(4)
-    with runs(model, "transformer_blocks", by="attn1") as calls, torch.no_grad():
-        for step, mode in enumerate(modes):
-            model(**inputs_of(spec, step), kv_cache=cache, kv_cache_mode=mode)
-    assert [call["transformer_blocks"] for call in calls] == [4, 4, 0, 4, 0, 4]
-    for layer in cache.layer_caches:
-        assert layer.captured_k_pre is not None
-        assert layer.captured_k_post is not None
+
+    def refiner() -> Any:
+        parts: dict[str, Any] = dict.fromkeys(("connectors", "tokenizer", "text_encoder"))
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        pipe = SanaWMLTX2Refiner(transformer=model_of(spec), scheduler=scheduler, **parts)
+        pipe.set_progress_bar_config(disable=True)
+        given = inputs_of(spec)
+        text = given["encoder_hidden_states"], given["encoder_attention_mask"]
+        pipe._encode_prompt = lambda *_, **__: text
+        return pipe
+
+    def refined(pipe: Any) -> torch.Tensor:
+        frames = torch.randn(1, 4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+        noise = torch.Generator().manual_seed(1)
+        return pipe(frames, "", fps=8.0, block_size=1, generator=noise, output_type="latent")
+
+    pipe = refiner()
+    patch = autocache.patch(pipe, "dit_block", step_start=0, step_interval=2, blocks=(0, 4))
+    outputs = []
+    for _ in range(2):
+        with runs(pipe.transformer, "transformer_blocks", by="attn1") as calls:
+            outputs.append(refined(pipe))
+        frame = [4, 0, 4, 4]
+        assert [call["transformer_blocks"] for call in calls] == [4, *frame, *frame]
+    assert torch.equal(*outputs)
+    assert patch.stats().generations == 4
+    plain = refined(refiner())
+    assert not torch.equal(plain, outputs[0])
+    pipe = refiner()
+    autocache.patch(pipe, "dit_block", step_start=0, step_interval=1, blocks=(0, 4))
+    assert torch.equal(plain, refined(pipe))
 
 
 def test_a_block_that_one_branch_leaves_out() -> None:
