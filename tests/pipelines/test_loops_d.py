@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
+import importlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from pipelines import without_encoders
-from torch import nn
+from pipelines.replay import replay, replayed
 
 import autocache
 from autocache.authoring.checks.pipelines import pipeline as proves
-from autocache.authoring.checks.reference import Recomposed
 from autocache.authoring.checks.subject import Subject
-from autocache.authoring.instance import pipeline_of, run_loop
-from autocache.runtime.record import StepRecord
+from autocache.authoring.instance import loop_of, model_of, pipeline_of, run_loop
 from autocache.spec import registry
+from autocache.spec.bind import named
 from autocache.spec.proof import Loop
-from autocache.spec.schema import Spec, Stack
+from autocache.spec.schema import Spec
 
 CLASSES = (
     "SD3Transformer2DModel",
@@ -37,7 +37,6 @@ CLASSES = (
     "NucleusMoEImageTransformer2DModel",
     "QwenImageTransformer2DModel",
 )
-Ranges = dict[str, tuple[int, int]]
 SCHEDULER = {"class": "FlowMatchEulerDiscreteScheduler"}
 PLAIN = {"transformer": "denoiser", "scheduler": SCHEDULER}
 SIZE = {"height": 64, "width": 64}
@@ -64,81 +63,10 @@ def _with(name: str, **described: Any) -> Spec:
     return spec.model_copy(update={"proof": proof})
 
 
-class Calls:
-    """What a denoiser is called with and returns, as torch's own hooks see it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.given: list[dict[str, Any]] = []
-        self.outputs: list[torch.Tensor] = []
-        self.processors: dict[str, Any] | None = None
-        model.register_forward_pre_hook(self._enters, with_kwargs=True)
-        model.register_forward_hook(self._leaves)
-
-    def _enters(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        given = inspect.signature(type(module).forward).bind(module, *args, **kwargs).arguments
-        self.given.append(copy.deepcopy(dict(list(given.items())[1:])))
-        # Those of perturbed attention are there only while the pipeline runs.
-        self.processors = getattr(module, "attn_processors", None)
-
-    def _leaves(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self.outputs.append(output[0].clone())
-
-    def counted(self) -> list[tuple[dict[str, Any], torch.Tensor]]:
-        """Those that do not write the model's own caches."""
-        pairs = zip(self.given, self.outputs, strict=True)
-        return [pair for pair in pairs if pair[0].get("kv_cache_mode") != "extract"]
-
-
-def _ranges(model: nn.Module, spec: Spec) -> Ranges:
-    """Of each stack all but the first block, in the last of several all but the first and last."""
-    lengths = {s.path: len(list(model.get_submodule(s.path).children())) for s in spec.stacks}
-    ranges = {path: (1, length) for path, length in lengths.items()}
-    if len(ranges) > 1:
-        last = spec.stacks[-1].path
-        ranges[last] = (1, lengths[last] - 1)
-    return ranges
-
-
-def _replay(
-    spec: Spec, label: str, ranges: Ranges | None = None, **options: Any
-) -> tuple[StepRecord, ...]:
-    """Run a pipeline with a range of blocks skipped in every other step, then make each of its
-    calls once more on a plain model of its branch, where entry plus residual takes the place of
-    what is said to be skipped; they must be equal, bit for bit."""
-    pipe, other = pipeline_of(spec, label), pipeline_of(spec, label)
-    model, plain = pipe.transformer, other.transformer
-    ranges = ranges or _ranges(model, spec)
-    own = {"step_start": 0, "step_interval": 2, "blocks": ranges}
-    patch = autocache.patch(pipe, "dit_block", **own)
-    calls = Calls(model)
-    run_loop(spec, label, pipe, **options)
-    records = patch.stats().steps
-    counted = calls.counted()
-    assert len(records) == len(counted)
-    for branch in {record.branch for record in records}:
-        alone = copy.deepcopy(plain)
-        if calls.processors is not None:
-            alone.set_attn_processor(dict(calls.processors))
-        pairs = zip(records, counted, strict=True)
-        own = [(record, *call) for record, call in pairs if record.branch == branch]
-        _equal(alone, own, {stack.path: stack for stack in spec.stacks}, ranges)
-    return records
-
-
-def _equal(model: nn.Module, calls: list, stacks: dict[str, Stack], ranges: Ranges) -> None:
-    skips = [record.blocks_skipped > 0 for record, _, _ in calls]
-    reference = Recomposed(model, stacks, ranges) if any(skips) else None
-    for (record, given, output), skip in zip(calls, skips, strict=True):
-        if reference is not None:
-            reference.skipping = skip
-        with torch.no_grad():
-            assert torch.equal(model(**given)[0], output), record
-
-
 @pytest.mark.parametrize(("name", "label"), list(_loops()))
 def test_a_skipped_step_is_entry_plus_residual_in_its_own_branch(name: str, label: str) -> None:
     """Under control residuals that change with time, with layers left out, in every branch."""
-    records = _replay(_spec(name), label)
+    records = replay(_spec(name), label)
     for branch in {record.branch for record in records}:
         own = [record for record in records if record.branch == branch]
         assert any(record.blocks_skipped for record in own)
@@ -148,12 +76,29 @@ def test_a_skipped_step_is_entry_plus_residual_in_its_own_branch(name: str, labe
         assert [bool(record.blocks_skipped) for record in own] == expected
 
 
+@pytest.mark.parametrize(("name", "label"), list(_loops()))
+def test_what_does_not_change_runs_once_in_each_branch(name: str, label: str) -> None:
+    """Modules that the spec calls invariant, although some are given new slices in every call."""
+    spec = _spec(name)
+    expected = run_loop(spec, label, pipeline_of(spec, label))[0]
+    pipe = pipeline_of(spec, label)
+    ran: Counter[str] = Counter()
+    found = [pair for pattern in spec.invariant for pair in named(pipe.transformer, pattern)]
+    for path, module in found:
+        module.register_forward_hook(lambda *_, path=path: ran.update([path]))
+    autocache.patch(pipe, "invariant")
+    assert torch.equal(run_loop(spec, label, pipe)[0], expected)
+    # A call that writes the model's own caches is computed in all of its parts.
+    times = len(loop_of(spec, label).branches) + label.endswith("KVPipeline")
+    assert ran == {path: times for path, _ in found}
+
+
 @pytest.mark.parametrize("left_out", [1, 3])
 def test_a_range_whose_ends_are_left_out_is_computed(left_out: int) -> None:
     """Skip-layer guidance without the first or the last block of the range: nothing of that branch
     may be skipped, as there is nothing to count from or to, and the other goes on as ever."""
     spec = _spec("SD3Transformer2DModel")
-    records = _replay(
+    records = replay(
         spec,
         "StableDiffusion3Pipeline skip layers",
         ranges={"transformer_blocks": (1, 4)},
@@ -172,7 +117,7 @@ def test_control_that_ends_in_mid_run() -> None:
     """What a ControlNet added to the last computed step is in its residual, and only there."""
     spec = _spec("FluxTransformer2DModel")
     ends = {"control_guidance_end": 0.5, "num_inference_steps": 6}
-    records = _replay(spec, "FluxControlNetPipeline", **ends)
+    records = replay(spec, "FluxControlNetPipeline", **ends)
     assert [r.blocks_skipped > 0 for r in records if r.branch == "0"] == [False, True] * 3
 
 
@@ -198,7 +143,7 @@ def test_qwen_image_2_1(cached: bool) -> None:
         branches=["cond", "uncond"],
     )
     assert list(proves(Subject(spec), "loop")) == []
-    records = _replay(spec, "loop")
+    records = replay(spec, "loop")
     steps = [record.step for record in records if record.branch == "uncond"]
     assert steps == [1, 2, 3, 4] if cached else [0, 1, 2, 3, 4]
 
@@ -230,7 +175,7 @@ def test_qwen_image_edit(monkeypatch: pytest.MonkeyPatch) -> None:
         branches=["cond", "uncond"],
     )
     assert list(proves(Subject(spec), "loop")) == []
-    _replay(spec, "loop")
+    replay(spec, "loop")
 
 
 def test_bria_fibo() -> None:
@@ -242,7 +187,7 @@ def test_bria_fibo() -> None:
         call={"prompt": "a circle", "negative_prompt": "none", **SIZE},
     )
     assert list(proves(Subject(spec), "loop")) == []
-    _replay(spec, "loop")
+    replay(spec, "loop")
 
 
 def test_longcat() -> None:
@@ -255,7 +200,7 @@ def test_longcat() -> None:
         branches=["cond", "uncond"],
     )
     assert list(proves(Subject(spec), "loop")) == []
-    _replay(spec, "loop")
+    replay(spec, "loop")
 
 
 def test_ideogram() -> None:
@@ -279,3 +224,36 @@ def test_ideogram() -> None:
     for model in (pipe.transformer, pipe.unconditional_transformer):
         steps = autocache.stats(model).steps
         assert [record.blocks_skipped > 0 for record in steps] == [False, True] * 2
+
+
+def test_flux_3() -> None:
+    """A modular pipeline, whose guider calls the denoiser once for each branch. Without reference
+    images one of the stacks never runs."""
+    flux3 = "diffusers.modular_pipelines.flux3.modular_blocks_flux3"
+    spec = _spec("Flux3Transformer2DModel")
+
+    def build() -> Any:
+        pipe = importlib.import_module(flux3).Flux3CoreDenoiseStep().init_pipeline()
+        pipe.update_components(
+            transformer=model_of(spec),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+            guider=diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
+        )
+        return pipe
+
+    def run(pipe: Any) -> torch.Tensor:
+        random = torch.Generator().manual_seed(0)
+        texts = [torch.randn(1, 6, 24, generator=random) for _ in range(2)]
+        given = {"prompt_embeds": texts[0], "negative_prompt_embeds": texts[1], **SIZE}
+        return pipe(**given, num_inference_steps=4, generator=random, output="latents")
+
+    pipe, plain = build(), build()
+    expected = run(plain)
+    records = replayed(spec, pipe, model_of(spec), lambda: run(pipe))
+    assert [(r.step, r.branch) for r in records] == [(n, b) for n in range(4) for b in ("0", "1")]
+    assert [r.blocks_skipped for r in records] == [0, 0, 4, 4] * 2
+    again = run(pipe)
+    assert not torch.equal(again, expected)
+    assert torch.equal(again, run(pipe))
+    with autocache.patched(plain, "dit_block", step_start=0, step_interval=1):
+        assert torch.equal(run(plain), expected)
