@@ -204,8 +204,8 @@ class _Block(nn.Module):
         self.attn, self.ff, self.idle = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
 
     def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        hidden_states = hidden_states + self.attn(hidden_states) * timestep
-        return hidden_states + self.ff(self.ff(hidden_states))
+        hidden_states = hidden_states + self.attn(self.attn(hidden_states)) * timestep
+        return hidden_states + self.ff(hidden_states)
 
 
 def _twice(path: str, **stack: Any) -> Spec:
@@ -228,11 +228,11 @@ def _twice(path: str, **stack: Any) -> Spec:
 
 
 def test_modules_are_counted() -> None:
-    """A module that runs twice or never is no attention and no feed-forward to be reused."""
-    stated = {"attention": {"attn": "self", "idle": "cross"}, "feed_forward": ["ff"]}
+    """Attention that runs twice has no output of its own, and what never runs has none."""
+    stated = {"attention": {"attn": "self"}, "feed_forward": ["ff", "idle"]}
     (report,) = verify(_twice("blocks", **stated))
-    assert "blocks.0.idle runs 0 times in one call; expected once" in _found(report, "attention")
-    assert "blocks.2.ff runs 2 times in one call; expected once" in _found(report, "feed-forward")
+    assert "blocks.2.attn runs 2 times in one call; expected once" in _found(report, "attention")
+    assert "blocks.0.idle runs 0 times in one call" in _found(report, "feed-forward")
     assert {check.name for check in report.failed} == {"attention", "feed-forward"}
 
 
