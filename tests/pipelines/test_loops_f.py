@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import diffusers
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.sana_wm.refiner import SanaWMLTX2Refiner
 from torch import nn
 
@@ -174,8 +174,8 @@ def test_keys_and_values_of_the_refiner() -> None:
 
     def refiner() -> Any:
         parts: dict[str, Any] = dict.fromkeys(("connectors", "tokenizer", "text_encoder"))
-        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-        pipe = SanaWMLTX2Refiner(transformer=model_of(spec), scheduler=scheduler, **parts)
+        parts |= {"transformer": model_of(spec), "scheduler": FlowMatchEulerDiscreteScheduler()}
+        pipe = SanaWMLTX2Refiner(**parts)
         pipe.set_progress_bar_config(disable=True)
         given = inputs_of(spec)
         text = given["encoder_hidden_states"], given["encoder_attention_mask"]
