@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from pipelines.branch_reference import Recomposed, counted_blocks, denoiser_of, plan_of
 
 import autocache
 from autocache.authoring.instance import loop_of, model_of, pipeline_of, proof_of, run_loop
 from autocache.how import Reuse
 from autocache.spec.loader import load
-from autocache.spec.schema import Spec, Stack
+from autocache.spec.schema import Spec
 from autocache.when import Interval
 from autocache.where import Guidance
 
+FILES = Path(__file__).parents[2] / "model_specs"
 SPECS = {
-    name: load(Path(__file__).parents[2] / "model_specs" / f"{name}.yaml")
+    name: load(FILES / f"{name}.yaml")
     for name in (
         "CogView3PlusTransformer2DModel",
         "CogView4Transformer2DModel",
@@ -41,108 +40,17 @@ SPECS = {
     )
 }
 LOOPS = [(name, label) for name, spec in SPECS.items() for label in proof_of(spec).pipelines]
-Plan = dict[str, tuple[int, int]]
-
-
-class Recomposed:
-    """A plain denoiser in a loop of its own. In every other step, ranges of its blocks give what
-    entered them plus what they added the last time that they counted in the same branch.
-
-    Branches are told apart by their place in the step, steps by their timestep.
-    """
-
-    def __init__(self, model: nn.Module, spec: Spec, plan: Plan) -> None:
-        self.spec = spec
-        self.calls: list[tuple[int, int]] = []
-        """Step and place in it of every call that belongs to a step."""
-        self.skipped: set[tuple[int, int]] = set()
-        self.counts = True
-        self._time: Any = None
-        self._signature = inspect.signature(model.forward)
-        model.register_forward_pre_hook(self._begins, with_kwargs=True)
-        for stack in spec.stacks:
-            start, end = plan[stack.path]
-            blocks = list(model.get_submodule(stack.path).children())
-            ranges = [(n, n + 1) for n in range(start, end)] if stack.each else [(start, end)]
-            for first, last in ranges:
-                self._watch(stack, blocks[first], blocks[last - 1])
-
-    def _begins(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        given = self._signature.bind(*args, **kwargs).arguments
-        caches = given.get("kv_caches")
-        self.counts = caches is None or caches[0].mode != "write"
-        if not self.counts:
-            return
-        step, nth = self.calls[-1] if self.calls else (-1, 0)
-        time = given.get(self.spec.timestep or "")
-        same = time is not None and self._time is not None
-        same = same and float(torch.as_tensor(time).max()) == self._time
-        self._time = None if time is None else float(torch.as_tensor(time).max())
-        self.calls.append((step, nth + 1) if same else (step + 1, 0))
-
-    def _watch(self, stack: Stack, first: nn.Module, last: nn.Module) -> None:
-        signature = inspect.signature(first.forward)
-        entered: dict[str, Any] = {}
-        residuals: dict[int, list[Any]] = {}
-
-        def enters(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            entered.update(signature.bind(*args, **kwargs).arguments)
-
-        def leaves(module: nn.Module, args: tuple, output: Any) -> Any:
-            if not self.counts:
-                return None
-            step, nth = self.calls[-1]
-            before = [entered[name] for name in stack.return_order]
-            after = list(output) if isinstance(output, tuple) else [output]
-            kept = residuals.get(nth)
-            fits = kept and all(b.shape == r.shape for b, r in zip(before, kept, strict=True))
-            if step % 2 == 1 and kept and fits:
-                self.skipped.add(self.calls[-1])
-                restored = tuple(b + r for b, r in zip(before, kept, strict=True))
-                return restored if isinstance(output, tuple) else restored[0]
-            residuals[nth] = [a - b for a, b in zip(after, before, strict=True)]
-            return None
-
-        first.register_forward_pre_hook(enters, with_kwargs=True)
-        last.register_forward_hook(leaves)
-
-
-def _denoiser(pipe: Any, spec: Spec) -> Any:
-    return next(part for part in pipe.components.values() if type(part).__name__ == spec.name)
-
-
-def _plan(model: nn.Module, spec: Spec) -> Plan:
-    """Without the first block of the first stack, and without the last one of any other."""
-    counts = {s.path: len(list(model.get_submodule(s.path).children())) for s in spec.stacks}
-    first = spec.stacks[0].path
-    return {path: (1, n) if path == first else (0, n - 1) for path, n in counts.items()}
-
-
-def _counted(model: nn.Module, spec: Spec) -> defaultdict[str, int]:
-    """How often each block really runs, counted by torch's own hooks."""
-    ran: defaultdict[str, int] = defaultdict(int)
-
-    def count(name: str) -> Any:
-        def ran_once(*_: Any) -> None:
-            ran[name] += 1
-
-        return ran_once
-
-    for stack in spec.stacks:
-        for n, block in enumerate(model.get_submodule(stack.path).children()):
-            block.register_forward_hook(count(f"{stack.path}.{n}"))
-    return ran
 
 
 def _pair(name: str, label: str) -> tuple[Spec, Any, Any]:
     spec = SPECS[name]
     pipe = pipeline_of(spec, label)
-    return spec, pipe, _denoiser(pipe, spec)
+    return spec, pipe, denoiser_of(pipe, spec)
 
 
 def _expected(name: str, label: str) -> tuple[Any, Recomposed]:
     spec, pipe, model = _pair(name, label)
-    reference = Recomposed(model, spec, _plan(model, spec))
+    reference = Recomposed(model, spec, plan_of(model, spec))
     return run_loop(spec, label, pipe)[0], reference
 
 
@@ -151,8 +59,8 @@ def test_skipped_steps_are_recomposed_in_their_branch(name: str, label: str) -> 
     """Every other step is the plain loop with the ranges of each branch recomposed."""
     expected, reference = _expected(name, label)
     spec, pipe, model = _pair(name, label)
-    plan = _plan(model, spec)
-    ran = _counted(model, spec)
+    plan = plan_of(model, spec)
+    ran = counted_blocks(model, spec)
     patch = autocache.patch(pipe, "dit_block", step_start=0, step_interval=2, blocks=plan)
     first = run_loop(spec, label, pipe)[0]
     assert torch.equal(first, expected)
@@ -334,7 +242,7 @@ def test_two_and_three_guidance_branches_in_one_batch(
     plain = _drawn(pipe, images)
     with autocache.patched(pipe, "dit_block", step_start=0, step_interval=1):
         assert torch.equal(_drawn(pipe, images), plain)
-    plan = _plan(model, spec)
+    plan = plan_of(model, spec)
     Recomposed(model, spec, plan)
     expected = _drawn(pipe, images)
     assert not torch.equal(expected, plain)
@@ -347,4 +255,42 @@ def test_two_and_three_guidance_branches_in_one_batch(
         assert torch.equal(_drawn(pipe, images), expected)
     assert set(sizes) == {3 if images else 2}
     assert patch.stats().generations == 2
+    assert [record.blocks_skipped for record in patch.stats().steps] == [0, 2, 0, 2] * 2
+
+
+def _draw_patches(pipe: Any) -> torch.Tensor:
+    size = {"height": 64, "width": 64, "output_type": "latent", "return_dict": False}
+    noise = torch.Generator().manual_seed(0)
+    return pipe(prompt="a", num_inference_steps=4, generator=noise, **size)[0]
+
+
+def test_a_list_of_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JoyImage-Edit-Plus runs both branches in one batch, patches that it later writes to."""
+    import diffusers
+
+    def encoded(_: Any, prompt: list[str], **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        text = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(len(prompt[0])))
+        return text, torch.ones(1, 5)
+
+    spec = load(FILES / "JoyImageEditPlusTransformer3DModel.yaml")
+    # It encodes prompts also where it is given embeddings.
+    cls = diffusers.JoyImageEditPlusPipeline
+    monkeypatch.setattr(cls, "encode_prompt_multiple_images", encoded)
+
+    def build() -> tuple[Any, Any]:
+        parts: dict[str, Any] = dict.fromkeys(("vae", "text_encoder", "tokenizer", "processor"))
+        model: Any = model_of(spec)
+        pipe = cls(diffusers.FlowMatchEulerDiscreteScheduler(), transformer=model, **parts)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe, model
+
+    pipe, model = build()
+    plan = plan_of(model, spec)
+    reference = Recomposed(model, spec, plan)
+    expected = _draw_patches(pipe)
+    pipe, _ = build()
+    patch = autocache.patch(pipe, "dit_block", step_start=0, step_interval=2, blocks=plan)
+    for _ in range(2):
+        assert torch.equal(_draw_patches(pipe), expected)
+    assert reference.calls == [(step, 0) for step in range(4)]
     assert [record.blocks_skipped for record in patch.stats().steps] == [0, 2, 0, 2] * 2
