@@ -366,7 +366,11 @@ def test_blocks_and_models_without_any():
 @pytest.mark.parametrize("name", ["flux", "wan", "hunyuan"])
 def test_it_composes_with_every_other_strategy(name, strategy):
     """Beside another strategy nothing changes but the modules that need not run."""
-    options = {"easycache": {"threshold": 0.5}, "adastep": {"threshold": 0.5}}.get(strategy, {})
+    options = {
+        "adastep": {"threshold": 0.5},
+        "easycache": {"threshold": 0.5},
+        "teacache": {"coefficients": (1.0, 0.0)},
+    }.get(strategy, {})
     alone = make(name)
     with autocache.patched(alone, strategy, **options) as patch:
         expected = run(alone, steps=10, guided=True)
