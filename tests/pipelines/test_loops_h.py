@@ -193,3 +193,11 @@ def test_each_part_has_its_own_scheduler() -> None:
     alone = pipeline_of(spec, "StableCascadePriorPipeline")
     assert scheduler_name(alone, alone.prior) == "scheduler"
     assert scheduler_name(object(), alone.prior) == "scheduler"
+
+
+def test_what_does_not_apply_to_one_part_applies_to_the_other() -> None:
+    """Of a prior and a UNet in one pipeline, only the latter has levels."""
+    unet = model_of(registry.resolve("UNet2DConditionModel", None))
+    prior = model_of(registry.resolve("PriorTransformer", None))
+    pipe = type("Combined", (), {"components": {"unet": unet, "prior_prior": prior}})()
+    assert autocache.patch(pipe, "deepcache").denoisers == [unet]
