@@ -74,7 +74,8 @@ def inputs_of(spec: Spec, step: int = 0, seed: int = 0) -> dict[str, Any]:
     """The keyword arguments of one call of the tiny model; equal arguments give equal values.
 
     From step to step only the timestep (times 1 - 0.1 step) and the latent (times 1 + 0.05 step,
-    tokens of a vocabulary shifted by one) change. Where forward has `return_dict` it is False. Raises SpecError that names the key.
+    tokens of a vocabulary shifted by one) change. Where forward has `return_dict` it is False.
+    Raises SpecError that names the key.
     """
     with _located(spec, "proof", "inputs"):
         given: dict[str, Any] = value(proof_of(spec).inputs, key="inputs", seed=seed)
