@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from autocache.errors import DoesNotApplyError, ParameterError, SpecError, nearest
-from autocache.spec import levels
+from autocache.spec import drift, levels
 from autocache.spec.facts import Location
 from autocache.spec.flow import Flow, reach
 from autocache.spec.loader import line_of
@@ -189,9 +189,13 @@ def bind(spec: Spec, model: nn.Module) -> Bound:
     if spec.unet is not None:
         found = levels.problems(spec.unet, model)
         problems.extend((("unet", key), message) for key, message in found)
+    live = {type(b): n.names for s in stacks for b, n in zip(s.blocks, s.binders, strict=True)}
+    changed = drift.changes(spec, live)
     if problems:
+        problems.extend(drift.blame(spec, changed))
         lines = (f"{line_of(spec, *location)}: {message}" for location, message in problems)
         raise SpecError("\n".join(lines))
+    drift.warn(spec, changed)
     unet = levels.find(spec.unet, model) if spec.unet is not None else None
     return Bound(spec, model, tuple(stacks), unet)
 
