@@ -12,7 +12,8 @@ def scheduler_name(pipeline: Any, model: object) -> str:
     """The attribute of a pipeline with the scheduler that drives a denoiser of it.
 
     A pipeline made of several has one for each, under the part's name: `prior_scheduler` is that of
-    the denoiser `prior_prior` or `prior`. Any other denoiser is driven by `scheduler`.
+    the denoiser `prior_prior` or `prior`. Any other denoiser is driven by `scheduler`, or by the
+    first of those that integrate a latent each, all at the same steps.
     """
     components = getattr(pipeline, "components", None)
     if not isinstance(components, Mapping):
@@ -20,8 +21,9 @@ def scheduler_name(pipeline: Any, model: object) -> str:
     # A component may be what torch.compile made of the model.
     plain = {name: getattr(part, "_orig_mod", part) for name, part in components.items()}
     own = [name for name, component in plain.items() if component is model]
-    for name in components:
-        part, _, kind = name.rpartition("_")
-        if kind == SCHEDULER and any(n == part or n.startswith(f"{part}_") for n in own if part):
+    several = [name for name in components if name.endswith(f"_{SCHEDULER}")]
+    for name in several:
+        part = name.removesuffix(f"_{SCHEDULER}")
+        if any(n == part or n.startswith(f"{part}_") for n in own):
             return name
-    return SCHEDULER
+    return SCHEDULER if SCHEDULER in components or not several else several[0]

@@ -195,6 +195,16 @@ def test_each_part_has_its_own_scheduler() -> None:
     assert scheduler_name(object(), alone.prior) == "scheduler"
 
 
+def test_a_scheduler_for_each_latent() -> None:
+    """Backbone and local latents are integrated at the same steps: the first one's will do."""
+    spec = registry.resolve("RFD4ProteinaTransformer", None)
+    pipe = pipeline_of(spec, "RFD4ProteinaPipeline")
+    assert scheduler_name(pipe, pipe.transformer) == "bb_ca_scheduler"
+    with autocache.patched(pipe, "dit_block", step_start=0, step_interval=2) as patch:
+        run_loop(spec, "RFD4ProteinaPipeline", pipe)
+        assert [step.action for step in patch.stats().steps] == ["computed", "reused"] * 3
+
+
 def test_what_does_not_apply_to_one_part_applies_to_the_other() -> None:
     """Of a prior and a UNet in one pipeline, only the latter has levels."""
     unet = model_of(registry.resolve("UNet2DConditionModel", None))
