@@ -133,7 +133,8 @@ class Pipeline:
 def test_a_batch_that_is_not_guided_is_computed():
     """A pipeline may or may not guide: only two equal halves are two branches."""
     model = Denoiser()
-    spec = SPEC.model_copy(update={"guidance": {"Pipeline": GuidanceFact(style="batched")}})
+    fact = GuidanceFact.model_validate({"style": "batched"})
+    spec = SPEC.model_copy(update={"guidance": {"Pipeline": fact}})
     pipe = Pipeline(model)
     parts = {"when": Interval(3, start=0), "where": Guidance(), "how": Reuse()}
     patch = autocache.patch(pipe, **parts, spec=spec)
