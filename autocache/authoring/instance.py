@@ -12,7 +12,6 @@ from torch import nn
 
 from autocache.authoring.notation import constructed, imported, tensor, value
 from autocache.errors import SpecError, nearest
-from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.bind import signature
 from autocache.spec.loader import line_of
 from autocache.spec.proof import Loop, Proof
@@ -82,7 +81,7 @@ def inputs_of(spec: Spec, step: int = 0, seed: int = 0) -> dict[str, Any]:
     names = signature(class_of(spec)).names
     if spec.timestep is not None and given.get(spec.timestep) is not None:
         given[spec.timestep] = _mapped(given[spec.timestep], lambda v: _later(v, step))
-    known = (spec.latent,) if spec.latent else LATENT_NAMES
+    known = spec.latent_names
     latent = next((name for name in known if name in given), None)
     if latent is not None:
         given[latent] = _mapped(given[latent], lambda v: _grown(v, step))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import logging
 import time
 import weakref
@@ -17,21 +16,18 @@ from torch import nn
 
 from autocache.errors import PatchError
 from autocache.runtime import intercept, root, signals
+from autocache.runtime.arguments import Arguments, latents, shape
 from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.schedulers import scheduler_name
 from autocache.runtime.store import Ledger
 from autocache.runtime.track import Branch, Here, Track
-from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
     from autocache.strategy.recipe import Recipe
     from autocache.where import Around
-
-LATENT_NAMES = ("hidden_states", "sample", "x")
-"""What denoisers call the argument that holds the latent."""
 
 logger = logging.getLogger("autocache")
 
@@ -65,11 +61,7 @@ class Session:
         self.label = type(model).__name__
         self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
-        self._time_name = bound.spec.timestep
-        self._ticks = itertools.count()
-        self._forward = signature(type(model))
-        names = (bound.spec.latent,) if bound.spec.latent else LATENT_NAMES
-        self._latent_name = next((n for n in names if n in self._forward.names), None)
+        self._arguments = Arguments(bound.spec, type(model))
         self._arranges = any(part.recipe.where.arranges for part in self.parts)
         self.arounds = [
             around
@@ -229,17 +221,17 @@ class Session:
                 f"no pipeline is known to run this {self.label}; patch the pipeline instead, or "
                 "give your own loop fewer steps"
             )
-        if self._writes_caches(args, kwargs):
+        if self._arguments.writes_caches(args, kwargs):
             return
-        new, name = track.clock.enter(lambda: self._time(args, kwargs, _mean))
+        new, name = track.clock.enter(lambda: self._arguments.time(args, kwargs))
         if new:
             track.forget()
-            self._begin_index(track)
+            track.start_midway()
             self.generations += 1
         if not self.enabled:
             return
         call = track.call = self._call(track, name, args, kwargs)
-        branch = self._branch(track, name, _shape(args, kwargs))
+        branch = self._branch(track, name, shape(args, kwargs))
         assert track.shared is not None
         moments = [
             Moment(call, own, shared)
@@ -261,9 +253,11 @@ class Session:
             self.block_count,
             self.attention_count,
         )
-        given = None
-        if self._latent_name is not None:
-            given = self._forward.get(self._latent_name, args, kwargs)
+        given = self._arguments.latent(args, kwargs)
+
+        def time_of(step: int) -> float:
+            return track.time_of(step, lambda: self._arguments.timestep(args, kwargs))
+
         return Call(
             clock.step,
             clock.total,
@@ -271,16 +265,12 @@ class Session:
             record,
             self.dry_run,
             given if isinstance(given, torch.Tensor) else None,
-            _latents(given),
+            latents(given),
             track.sample,
-            lambda step: self._time_of(track, step, args, kwargs),
+            time_of,
             track.sigma,
-            self._frames(args, kwargs),
+            self._arguments.frames(args, kwargs),
         )
-
-    def _frames(self, args: tuple, kwargs: dict[str, Any]) -> int | None:
-        name = self.spec.frames
-        return None if name is None else self._forward.get(name, args, kwargs)
 
     def _branch(self, track: Track, name: str, shape: tuple) -> Branch:
         if track.shared is None:
@@ -339,51 +329,6 @@ class Session:
             self.label,
         )
 
-    def _begin_index(self, track: Track) -> None:
-        """Image-to-image starts in the middle of the scheduler's timesteps."""
-        scheduler = track.scheduler() if track.scheduler is not None else None
-        begin = getattr(scheduler, "begin_index", None)
-        if begin and track.clock.total is not None:
-            track.clock.total -= begin
-
-    def _writes_caches(self, args: tuple, kwargs: dict[str, Any]) -> bool:
-        """Whether the call is one of those that the spec wants to be computed."""
-        for name, values in self.spec.compute_when.items():
-            try:
-                given = self._forward.get(name, args, kwargs)
-            except (AttributeError, LookupError):
-                continue  # What would hold it is not there in this call.
-            if isinstance(given, (str, bool, int)) and given in values:
-                return True
-        return False
-
-    def _time(
-        self, args: tuple, kwargs: dict[str, Any], of: Callable[[torch.Tensor], torch.Tensor]
-    ) -> float:
-        """The time of a call; `of` picks it where tokens or frames have times of their own."""
-        if self._time_name is None:
-            # Nothing tells one step from the next: every call is one.
-            return float(next(self._ticks))
-        value = kwargs.get(self._time_name)
-        if value is None:
-            value = self._forward.get(self._time_name, args, kwargs)
-        return float(of(value)) if isinstance(value, torch.Tensor) else float(value)
-
-    def _time_of(self, track: Track, step: int, args: tuple, kwargs: dict[str, Any]) -> float:
-        """The timestep of a step: the scheduler's where it is heard, else the argument's."""
-        scheduler = track.scheduler() if track.scheduler is not None else None
-        if scheduler is not None and track.clock.total is not None:
-            if not track.times:
-                track.times = [float(time) for time in scheduler.timesteps.tolist()]
-            begin = getattr(scheduler, "begin_index", None) or 0
-            if begin + step < len(track.times):
-                return track.times[begin + step]
-        if step != track.clock.step or self._time_name is None:
-            raise LookupError(f"the timestep of step {step} is not known")
-        # Of several the noisiest: what is clean already does not tell how far the others are.
-        noisiest = self._time(args, kwargs, torch.amax)
-        return noisiest * self.spec.timestep_scale + self.spec.timestep_offset
-
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""
         grouped: dict[nn.Module, list[intercept.Site]] = {}
@@ -427,25 +372,5 @@ class Session:
         signals.silence(self)
 
 
-def _mean(times: torch.Tensor) -> torch.Tensor:
-    """It moves when any of them does, and in double precision it is exact for equal ones."""
-    return times.to("cpu", torch.float64).mean()
-
-
 def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return around.around(proceed, args, kwargs)
-
-
-def _latents(given: Any) -> tuple[torch.Tensor, ...]:
-    """A latent or a list of them; none of lists in a list, which also hold what is not denoised."""
-    items = tuple(given) if isinstance(given, (list, tuple)) else (given,)
-    return items if all(isinstance(item, torch.Tensor) for item in items) else ()
-
-
-def _shape(args: tuple, kwargs: dict[str, Any]) -> tuple:
-    """What must stay the same for cached tensors to fit: shape, dtype and device of every input."""
-    return tuple(
-        (value.shape, value.dtype, value.device)
-        for value in (*args, *kwargs.values())
-        if isinstance(value, torch.Tensor)
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from autocache.runtime.clock import Clock
 from autocache.runtime.moment import Call, Moment, State
@@ -50,6 +51,31 @@ class Track:
         """Denoiser calls of the generation so far."""
         self.skipped = False
         """Whether anything was skipped in it."""
+
+    def start_midway(self) -> None:
+        """Image-to-image starts in the middle of the scheduler's timesteps."""
+        begin = getattr(self._heard(), "begin_index", None)
+        if begin and self.clock.total is not None:
+            self.clock.total -= begin
+
+    def time_of(self, step: int, now: Callable[[], float]) -> float:
+        """The timestep of a step: the scheduler's where it is heard, else what `now` reads.
+
+        Raises LookupError for another step than this one, where no scheduler is heard.
+        """
+        scheduler = self._heard()
+        if scheduler is not None and self.clock.total is not None:
+            if not self.times:
+                self.times = [float(time) for time in scheduler.timesteps.tolist()]
+            begin = getattr(scheduler, "begin_index", None) or 0
+            if begin + step < len(self.times):
+                return self.times[begin + step]
+        if step != self.clock.step:
+            raise LookupError(f"the timestep of step {step} is not known")
+        return now()
+
+    def _heard(self) -> Any:
+        return self.scheduler() if self.scheduler is not None else None
 
     def note(self, record: StepRecord) -> None:
         """A call of the generation is over."""

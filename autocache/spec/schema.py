@@ -25,9 +25,9 @@ Style = Literal[
     "sequential",
     "separate",
 ]
-"""How a pipeline calls the denoiser: without an unconditional branch, with both in one batch
-(the unconditional one first, or last; with more than two in it), once for each (the conditional one
-first), or with a model of its own for the unconditional one."""
+
+LATENT_NAMES = ("hidden_states", "sample", "x")
+"""What denoisers usually call the argument that holds the latent."""
 
 
 class Stack(Facts):
@@ -136,7 +136,12 @@ class Probe(Facts):
 class Guidance(Facts):
     """How a pipeline does guidance, and what its denoiser calls of one step are called."""
 
-    style: Style
+    style: Style = Field(
+        description="How the pipeline calls the denoiser: without an unconditional branch (none, or "
+        "embedded where the scale is an argument), with both in one batch (the unconditional one "
+        "first, or last; batched_many with more than two in it), once for each (the conditional "
+        "one first), or with a model of its own for the unconditional one."
+    )
     branches: Names | None = Field(
         None,
         description="The names given by diffusers' cache_context, or 0, 1, ... in the order of the "
@@ -186,6 +191,12 @@ class Spec(Facts):
     `attention`, `feed_forward` and `invariant` name modules by patterns of their path, in which `*`
     stands for anything and a `?` at the end allows for none.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": [key]} for key in ("stacks", "unet", "no_blocks", "same_as")]
+        }
+    )
 
     schema_: Literal[1] = Field(alias="schema", description="Version of this format.")
     model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] = Field(
@@ -256,6 +267,11 @@ class Spec(Facts):
     def name(self) -> str:
         """The class name of the denoiser."""
         return self.model.rpartition(":")[2]
+
+    @property
+    def latent_names(self) -> tuple[str, ...]:
+        """What the argument that holds the latent may be called."""
+        return (self.latent,) if self.latent else LATENT_NAMES
 
     @property
     def guidance_styles(self) -> dict[str, Style]:

@@ -8,7 +8,6 @@ import torch
 
 from autocache.authoring.checks.subject import Subject, difference, leaves
 from autocache.authoring.instance import inputs_of
-from autocache.runtime.session import LATENT_NAMES
 
 
 def builds(subject: Subject) -> Iterator[str]:
@@ -31,7 +30,7 @@ def builds(subject: Subject) -> Iterator[str]:
 
 def _layout(subject: Subject) -> Iterator[str]:
     layout, given = subject.spec.latent_layout, inputs_of(subject.spec)
-    names = (subject.spec.latent,) if subject.spec.latent else LATENT_NAMES
+    names = subject.spec.latent_names
     latent = next((given[name] for name in names if name in given), None)
     if layout is None or not isinstance(latent, torch.Tensor):
         return

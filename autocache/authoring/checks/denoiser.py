@@ -13,7 +13,6 @@ from autocache.authoring.checks.subject import (
     structure,
 )
 from autocache.how import Reuse
-from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.bind import signature
 from autocache.when import Interval
 from autocache.where import Denoiser
@@ -68,5 +67,5 @@ def _easycache(subject: Subject) -> Iterator[str]:
 
 
 def _has_latent(subject: Subject) -> bool:
-    names = (subject.spec.latent,) if subject.spec.latent else LATENT_NAMES
+    names = subject.spec.latent_names
     return any(name in signature(type(subject.model)).names for name in names)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from autocache.authoring.checks.trace import Call
-from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.proof import Loop
 from autocache.spec.schema import Guidance, Spec
 
@@ -94,7 +93,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _latent(spec: Spec, call: Call) -> Any:
-    names = (spec.latent,) if spec.latent else LATENT_NAMES
+    names = spec.latent_names
     return next((call.given[name] for name in names if name in call.given), None)
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autocache.runtime.session import LATENT_NAMES
 from autocache.spec.flow import reach
-from autocache.spec.schema import Spec
+from autocache.spec.schema import LATENT_NAMES, Spec
 
 
 @dataclass
