@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from autocache.errors import ParameterError
-from autocache.runtime.distance import relative_l1
 from autocache.runtime.intercept import COMPUTE, PASS
-from autocache.runtime.moment import Moment
 from autocache.where.base import BlockRanges, Where, check, first_time
+from autocache.where.span import Span
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,170 +93,6 @@ class Blocks(Where):
         if isinstance(blocks, Mapping):
             return blocks.get(stack.path, (0, 0))
         return max(0, blocks[0] - stack.offset), min(count, blocks[1] - stack.offset)
-
-
-@dataclass
-class Flight:
-    """One pass over a span: the streams as they came in, and whether the blocks are skipped."""
-
-    skip: bool
-    streams: tuple[torch.Tensor | None, ...]
-    versions: tuple[int, ...] = field(default=())
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a computed span left: which streams have a residual, and what else it returned."""
-
-    streams: tuple[bool, ...]
-    others: tuple[Any, ...]
-
-
-_STORED: Any = object()
-"""Stands for a tensor that is in the store."""
-
-
-class Span:
-    """A range of one stack's blocks.
-
-    The residual is anchored at the tail: the last block returns the streams as they entered plus
-    the residual, so what the model adds between skipped blocks (control residuals) is inside it.
-    What a block returns that is no stream is remembered as it is.
-    """
-
-    def __init__(
-        self,
-        part: Part,
-        stack: BoundStack,
-        start: int,
-        end: int,
-        raw_input: bool,
-        spans: int,
-    ) -> None:
-        self.part = part
-        self.name = f"{stack.path}[{start}:{end}]"
-        self.length = end - start
-        self.flow = stack.flow
-        self.returns = stack.flow.names
-        self.raw_input = raw_input
-        self.expected = spans * len(self.returns)
-        self.clones = False
-        """The model writes into its streams: what came in must be copied to be kept."""
-
-    def others(self, moment: Moment) -> tuple[Any, ...]:
-        """What a skipped block returns that is no stream."""
-        return tuple(
-            moment.store.get((self.name, nth))[-1].tensor if other is _STORED else other
-            for nth, other in enumerate(moment.kept[self.name].others)
-        )
-
-    def open(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> Flight:
-        decision = self.part.decide(moment)
-        skip = not decision.compute and self._ready(moment, streams)
-        anchored = moment.flights.pop(self, None)
-        if anchored is not None:
-            streams, versions = anchored
-        else:
-            if skip or decision.keep or moment.call.dry_run:
-                # Until its last block a skipped span hands on what it was given, and the model may
-                # write into that (control residuals).
-                copy = skip and self.length > 1
-                streams = tuple(self._own(s, copy) for s in streams)
-            versions = _versions(streams)
-        moment.record.sites[self.name] = self.part.recipe.how.action if skip else "computed"
-        if skip:
-            moment.record.action = self.part.recipe.how.action
-        flight = moment.flights[self.name] = Flight(skip, streams, versions)
-        return flight
-
-    def anchor(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> None:
-        """Count the residual from these streams."""
-        streams = tuple(self._own(s) for s in streams)
-        moment.flights[self] = streams, _versions(streams)
-
-    def _own(self, stream: torch.Tensor | None, copy: bool = False) -> torch.Tensor | None:
-        if stream is not None and (copy or self.clones or stream.is_inference()):
-            return stream.clone()
-        return stream
-
-    def _ready(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> bool:
-        kept = moment.kept.get(self.name)
-        if kept is None:
-            return False
-        pairs = zip(kept.streams, streams, self.returns, strict=True)
-        others = (nth for nth, other in enumerate(kept.others) if other is _STORED)
-        return all(
-            not has or moment.store.get((self.name, n), like=s) for has, s, n in pairs
-        ) and all(moment.store.get((self.name, nth)) for nth in others)
-
-    def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
-        """The streams as they leave a skipped span."""
-        how = self.part.recipe.how
-        left: list[torch.Tensor | None] = []
-        kept = moment.kept[self.name].streams
-        for has, stream, name in zip(kept, flight.streams, self.returns, strict=True):
-            if has and stream is not None:
-                values = moment.store.get((self.name, name), like=stream)
-                left.append(stream + how.fill(values, moment))
-            else:
-                left.append(None)
-        return tuple(left)
-
-    def keep(self, moment: Moment, flight: Flight, output: Any) -> None:
-        """Remember the residual of a computed span."""
-        left = self.flow.split(output)
-        moment.kept.pop(self.name, None)
-        if self._written_to(flight):
-            self.clones = True
-            return
-        kept = []
-        how = self.part.recipe.how
-        time = moment.call.time_of(moment.step) if how.timed else None
-        for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
-            if stream is None or after is None:
-                kept.append(False)
-                continue
-            if stream.shape != after.shape:
-                # A stream that changes its length on the way has no residual: never skipped.
-                return
-            kept.append(True)
-            residual = stream.clone() if self.raw_input else after - stream
-            moment.store.put(
-                (self.name, name),
-                residual,
-                moment.step,
-                keep=how.keep,
-                time=time,
-                owned=True,
-                expected=self.expected,
-            )
-        moment.kept[self.name] = Kept(tuple(kept), self._keep_others(moment, output))
-
-    def _keep_others(self, moment: Moment, output: Any) -> tuple[Any, ...]:
-        others = list(self.flow.others(output))
-        for nth, other in enumerate(others):
-            if isinstance(other, torch.Tensor):
-                moment.store.put((self.name, nth), other, moment.step)
-                others[nth] = _STORED
-        return tuple(others)
-
-    def _written_to(self, flight: Flight) -> bool:
-        pairs = zip(flight.streams, flight.versions, strict=True)
-        return any(
-            stream is not None and not stream.is_inference() and stream._version != version
-            for stream, version in pairs
-        )
-
-    def compare(self, moment: Moment, flight: Flight, output: Any) -> None:
-        """The error that a dry run would have made here."""
-        left = self.flow.split(output)
-        pairs = zip(self.close(moment, flight), left, strict=True)
-        errors = [relative_l1(a, b) for a, b in pairs if a is not None and b is not None]
-        moment.record.error = max([moment.record.error or 0.0, *errors])
-
-
-def _versions(streams: tuple[torch.Tensor | None, ...]) -> tuple[int, ...]:
-    return tuple(-1 if s is None or s.is_inference() else s._version for s in streams)
 
 
 class Anchor:

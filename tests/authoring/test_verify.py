@@ -16,8 +16,9 @@ from autocache.authoring.verify import Report, as_json, table, verify, verify_pi
 from autocache.errors import SpecError
 from autocache.spec import registry
 from autocache.spec.schema import Spec
-from autocache.where.blocks import BlockSite, Span
+from autocache.where.blocks import BlockSite
 from autocache.where.denoiser import _Call
+from autocache.where.span import Span
 
 FLUX, WAN = "FluxTransformer2DModel", "WanTransformer3DModel"
 UNET, DIT = "UNet2DConditionModel", "DiTTransformer2DModel"
