@@ -112,7 +112,14 @@ class Input(Facts):
 class Probe(Facts):
     """A tensor that tells how far a step moved; exactly one way to get it."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "maxProperties": 1})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [key], "properties": {key: {"not": {"type": "null"}}}}
+                for key in ("argument", "call", "output_of", "input_of")
+            ]
+        }
+    )
 
     argument: Name | None = Field(None, description="An argument of the first block's forward.")
     call: Call | None = None
@@ -137,7 +144,7 @@ class Guidance(Facts):
     """How a pipeline does guidance, and what its denoiser calls of one step are called."""
 
     style: Style = Field(
-        description="How the pipeline calls the denoiser: without an unconditional branch (none, or "
+        description="How the pipeline calls the denoiser: without an unconditional branch (none; "
         "embedded where the scale is an argument), with both in one batch (the unconditional one "
         "first, or last; batched_many with more than two in it), once for each (the conditional "
         "one first), or with a model of its own for the unconditional one."

@@ -47,7 +47,7 @@ def test_data_travels_with_the_package(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     specs = {f"autocache/model_specs/{path.name}" for path in (ROOT / "model_specs").glob("*.yaml")}
     assert specs
-    assert specs <= names
+    assert {*specs, "autocache/model_specs/spec.schema.json"} <= names
     assert "autocache/demo/infer.py" in names
     models = (ROOT / "autocache/demo/models").rglob("*.*")
     assert {path.relative_to(ROOT).as_posix() for path in models if path.is_file()} <= names

@@ -142,8 +142,8 @@ def test_a_fact_that_no_longer_holds_says_since_when(spec: Callable[[str], Spec]
     assert facts == f"{read.file}:4:52: {missing}"
     assert since == (
         f"{read.file}:7:3: proven on torch 0.1; {NOW} is installed: Broken.forward calls 'text' "
-        "now 'context' and no longer takes 'mask'; `autocache specs verify Toy` says what no longer "
-        f"holds, `autocache specs draft {__name__}:Toy` drafts the spec anew"
+        "now 'context' and no longer takes 'mask'; `autocache specs verify Toy` says what no "
+        f"longer holds, `autocache specs draft {__name__}:Toy` drafts the spec anew"
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +15,8 @@ from hypothesis import strategies as st
 from autocache.errors import SpecError
 from autocache.spec import layers
 from autocache.spec.loader import load
+from tests.specs.spoiled import GOOD, PATHS, WRONG, replaced
 
-GOOD = """\
-schema: 1
-model: package.module:Toy
-timestep: t
-timestep_scale: 1000
-latent: x
-latent_layout: BCHW
-stacks:
-  - path: blocks
-    block: [Block, Other]
-    streams: [x, state.text]
-    returns: [state, x, null]
-    each: true
-    attention: {attn: self}
-    feed_forward: [mlp]
-    after_attention: norm
-unet: {down: downs, layers: [resnets]}
-compute_when: {mode: [write, 1, true]}
-attention: {"refiner.*.attn": self}
-invariant: [context]
-probes:
-  argument: {argument: temb}
-  call: {call: {module: norm, arguments: {x: x}, output: 0}}
-guidance: {A: batched, B: {style: sequential, branches: [cond, uncond]}}
-teacache:
-  - {id: a, match: {layers: [2, 3]}, checkpoints: [o/r], probe: call, coefficients: [1.0, -2],
-     thresholds: [0.1], steps: 50, provenance: official, source: here}
-magcache:
-  - {id: a, ratios: {all: [1.0, 0.9]}, threshold: 0.1, retention: 0.2, source: here}
-presets:
-  dit_block: [{match: {layers: 2}, parameters: {step_interval: 2}, source: here}]
-proof:
-  package: diffusers 0.42.1
-  signatures: {Block: [x, temb]}
-  config: {layers: 2, size: [1, 2]}
-  inputs: {x: {shape: [1, 2]}, t: {shape: [1], values: [1]}}
-  pipelines: {A: {components: {scheduler: {class: S, config: {}}}, call: {steps: 2}}}
-"""
 SECONDS = 2
 FUZZ = settings(
     max_examples=150,
@@ -88,6 +49,10 @@ def _read(folder: Path, content: str | bytes) -> list[str]:
     return problems
 
 
+def _dumped(value: Any) -> str:
+    return yaml.dump(value, Dumper=yaml.CSafeDumper, allow_unicode=True)
+
+
 def test_the_file_that_is_spoiled_below_is_a_good_one(tmp_path: Path) -> None:
     """What follows starts from a spec with nearly every key in it."""
     assert _read(tmp_path, GOOD) == []
@@ -106,38 +71,14 @@ def test_a_part_missing_anywhere(tmp_path: Path) -> None:
             _read(tmp_path, GOOD[:start] + GOOD[start + length :])
 
 
-WRONG: list[Any] = [
-    None, True, 0, -1, 2**70, 1.5, float("nan"), float("inf"), "", "text", "a.b:C", "\x00",
-    "é" * 300, [], [None], [[]], ["a", 1], {}, {"a": None}, {"": ""}, {"a": {"b": [1, {"c": 2}]}},
-]  # fmt: skip
-
-
-def _paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in items:
-        yield (*at, key)
-        if isinstance(inner, dict | list):
-            yield from _paths(inner, (*at, key))
-
-
-def _with(value: Any, path: tuple[Any, ...], wrong: Any) -> Any:
-    value = copy.deepcopy(value)
-    inner = value
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = wrong
-    return value
-
-
-PATHS = list(_paths(yaml.safe_load(GOOD)))
-
-
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda value: repr(value)[:20])
 def test_a_wrong_value_anywhere(tmp_path: Path, wrong: Any) -> None:
     """Every value of the file replaced by one of another type, one at a time."""
     value = yaml.safe_load(GOOD)
     for path in PATHS:
-        dumped = yaml.dump(_with(value, path, wrong), Dumper=yaml.CSafeDumper, allow_unicode=True)
+        dumped = yaml.dump(
+            replaced(value, path, wrong), Dumper=yaml.CSafeDumper, allow_unicode=True
+        )
         _read(tmp_path, dumped)
 
 
@@ -145,12 +86,12 @@ def test_an_alias_to_the_whole_anywhere(tmp_path: Path) -> None:
     """A part that contains itself, in the place of every value."""
     value = yaml.safe_load(GOOD)
     for path in PATHS:
-        spoiled = _with(value, path, {"self": None})
+        spoiled = replaced(value, path, {"self": None})
         inner = spoiled
         for key in path:
             inner = inner[key]
         inner["self"] = inner
-        problems = _read(tmp_path, yaml.dump(spoiled, Dumper=yaml.CSafeDumper))
+        problems = _read(tmp_path, _dumped(spoiled))
         assert any("an alias refers to the part it stands in" in line for line in problems), path
 
 
@@ -279,8 +220,8 @@ VALUES = st.recursive(
 @given(path=st.sampled_from(PATHS), value=VALUES)
 def test_any_value_anywhere(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
     """Arbitrary values in the place of a good one."""
-    spoiled = _with(yaml.safe_load(GOOD), path, value)
-    _read(tmp_path, yaml.dump(spoiled, Dumper=yaml.CSafeDumper, allow_unicode=True))
+    spoiled = replaced(yaml.safe_load(GOOD), path, value)
+    _read(tmp_path, _dumped(spoiled))
 
 
 @FUZZ
