@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from autocache import strategy as _strategies
-from autocache.errors import DoesNotApplyError, ParameterError, PatchError
+from autocache.errors import ParameterError, PatchError
+from autocache.planning import install, plan
 from autocache.run_stats import RunStats, collect
-from autocache.runtime.intercept import site_of
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.runtime.store import parse_bytes
 from autocache.spec import registry
-from autocache.spec.bind import bind
 from autocache.strategy.composition import Composition
 from autocache.strategy.custom import Custom
 from autocache.strategy.recipe import Strategy
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from autocache.strategy import StrategyInfo
     from autocache.when import When
     from autocache.where import Where
-
-logger = logging.getLogger("autocache")
 
 Choice = str | Strategy | tuple[str, Mapping[str, Any]]
 """A strategy: its name, an object, or its name with parameters."""
@@ -145,11 +141,11 @@ def patch(
     except ValueError as error:
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
     models = denoisers(target, spec, chosen)
-    planned = _plan_all(models, chosen, spec, limit, dry_run)
+    planned = plan(models, chosen, spec, limit, dry_run)
     if not isinstance(target, nn.Module):
         for session, _ in planned:
             session.accept(target)
-    _install(planned)
+    install(planned)
     patched_ = Patch(chosen, [session for session, _ in planned])
     for session, _ in planned:
         session.patch = patched_
@@ -240,76 +236,6 @@ def _custom(strategy: Any, parts: Mapping[str, Any], params: Mapping[str, Any]) 
     if "when" not in parts:
         raise ParameterError("a strategy from parts needs when=, the rule that decides")
     return Custom.create(**parts, **params)
-
-
-def _plan_all(
-    models: Sequence[nn.Module], strategy: Strategy | Composition, *given: Any
-) -> list[tuple[Session, list]]:
-    """Of several denoisers those that the strategy applies to; it must apply to one."""
-    planned, refused = [], []
-    for model in models:
-        try:
-            planned.append(_plan(model, strategy, *given))
-        except DoesNotApplyError as error:
-            refused.append((model, error))
-    for model, error in refused:
-        if not planned:
-            raise error
-        logger.warning("%s runs as it is: %s", type(uncompiled(model)).__name__, error)
-    return planned
-
-
-def _plan(
-    entry: nn.Module,
-    strategy: Strategy | Composition,
-    spec: Any,
-    limit: int | None,
-    dry_run: bool,
-) -> tuple[Session, list]:
-    model = uncompiled(entry)
-    if getattr(model, "is_cache_enabled", False):
-        raise PatchError(
-            f"{type(model).__name__} is under diffusers' own cache; call its disable_cache() first"
-        )
-    if spec is None and not strategy.needs_spec:
-        bound = bind(registry.find(model) or registry.bare(model), model)
-    else:
-        bound = bind(registry.resolve(spec, model), model)
-    recipes = strategy.recipes(bound, dict(getattr(model, "config", {})))
-    session = Session(model, bound, recipes, limit, dry_run, entry)
-    sites = []
-    for part in session.parts:
-        probe, where = part.recipe.when.probe, part.recipe.where
-        sites += [*(probe.sites(bound, part) if probe else ()), *where.sites(bound, part)]
-    return session, sites
-
-
-def _install(planned: list[tuple[Session, list]]) -> None:
-    undo: list[Callable[[], None]] = []
-    try:
-        for session, sites in planned:
-            replaced = session_of(session.model)
-            if replaced is not None:
-                undo.append(replaced.suspend())
-            undo.append(session.remove)
-            _refuse_foreign(session, sites)
-            session.install(sites)
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
-
-
-def _refuse_foreign(session: Session, sites: list) -> None:
-    """Raises PatchError where a part of the model is patched as a model of its own."""
-    for module, _ in sites:
-        site = site_of(module)
-        if site is not None:
-            other = type(site.session.model).__name__
-            raise PatchError(
-                f"this {type(session.model).__name__} has a {other} in it that is patched by "
-                "itself; unpatch that first"
-            )
 
 
 def _sessions(target: Any) -> list[Session]:

@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import autocache
+from autocache.authoring.instance import model_of
 from autocache.authoring.verify import verify
 from autocache.runtime.distance import relative_l1
 from autocache.spec.loader import load
@@ -70,3 +74,15 @@ def test_its_streams_are_within_a_dataclass() -> None:
     (stack,) = load(FOLDER / "TinyDiT.yaml").stacks
     assert stack.return_items == ("streams",)
     assert stack.return_order == ("streams.picture", "streams.text")
+
+
+@pytest.mark.parametrize("config", [{"depth": 4}, SimpleNamespace(depth=4), nn.Identity(), 7])
+def test_what_a_model_calls_its_config_may_be_anything(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what belongs to a checkpoint is looked for in it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    model: Any = model_of(load(FOLDER / "TinyDiT.yaml"))
+    model.config = config
+    with autocache.patched(model, "dit_block", spec=FOLDER / "TinyDiT.yaml"):
+        assert autocache.is_patched(model)

@@ -129,6 +129,7 @@ def test_only_the_feature_at_the_cut_is_old(branch: int, extra: Extra) -> None:
 
 def test_free_u() -> None:
     """FreeU scales, in place, what goes into the layers of the two innermost levels."""
+    model: Any
     model, inputs = build(UNET)
     model.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
     for branch in range(9):

@@ -1,0 +1,100 @@
+"""From models and a strategy to sessions with their sites, and all of them installed or none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from autocache.errors import DoesNotApplyError, PatchError
+from autocache.runtime.intercept import site_of
+from autocache.runtime.root import session_of
+from autocache.runtime.session import Session
+from autocache.spec import registry
+from autocache.spec.bind import bind
+from autocache.targets import uncompiled
+
+if TYPE_CHECKING:
+    from autocache.strategy.composition import Composition
+    from autocache.strategy.recipe import Strategy
+
+logger = logging.getLogger("autocache")
+
+
+def plan(
+    models: Sequence[nn.Module], strategy: Strategy | Composition, *given: Any
+) -> list[tuple[Session, list]]:
+    """Of several denoisers those that the strategy applies to; it must apply to one."""
+    planned, refused = [], []
+    for model in models:
+        try:
+            planned.append(_of(model, strategy, *given))
+        except DoesNotApplyError as error:
+            refused.append((model, error))
+    for model, error in refused:
+        if not planned:
+            raise error
+        logger.warning("%s runs as it is: %s", type(uncompiled(model)).__name__, error)
+    return planned
+
+
+def _of(
+    entry: nn.Module,
+    strategy: Strategy | Composition,
+    spec: Any,
+    limit: int | None,
+    dry_run: bool,
+) -> tuple[Session, list]:
+    model = uncompiled(entry)
+    if getattr(model, "is_cache_enabled", False):
+        raise PatchError(
+            f"{type(model).__name__} is under diffusers' own cache; call its disable_cache() first"
+        )
+    if spec is None and not strategy.needs_spec:
+        bound = bind(registry.find(model) or registry.bare(model), model)
+    else:
+        bound = bind(registry.resolve(spec, model), model)
+    recipes = strategy.recipes(bound, _config(model))
+    session = Session(model, bound, recipes, limit, dry_run, entry)
+    sites = []
+    for part in session.parts:
+        probe, where = part.recipe.when.probe, part.recipe.where
+        sites += [*(probe.sites(bound, part) if probe else ()), *where.sites(bound, part)]
+    return session, sites
+
+
+def _config(model: nn.Module) -> dict[str, Any]:
+    """What a model was built with, as far as it says so: diffusers' mapping, or any object."""
+    config = getattr(model, "config", None)
+    return dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+
+
+def install(planned: list[tuple[Session, list]]) -> None:
+    """Instrument all of them; on any failure every one is as it was, with its former patch."""
+    undo: list[Callable[[], None]] = []
+    try:
+        for session, sites in planned:
+            replaced = session_of(session.model)
+            if replaced is not None:
+                undo.append(replaced.suspend())
+            undo.append(session.remove)
+            _refuse_foreign(session, sites)
+            session.install(sites)
+    except BaseException:
+        for step in reversed(undo):
+            step()
+        raise
+
+
+def _refuse_foreign(session: Session, sites: list) -> None:
+    """Raises PatchError where a part of the model is patched as a model of its own."""
+    for module, _ in sites:
+        site = site_of(module)
+        if site is not None:
+            other = type(site.session.model).__name__
+            raise PatchError(
+                f"this {type(session.model).__name__} has a {other} in it that is patched by "
+                "itself; unpatch that first"
+            )
