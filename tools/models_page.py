@@ -90,6 +90,17 @@ def rows(specs: list[Spec], missing: dict[str, dict[str, str]]) -> Iterator[str]
         yield "| " + " | ".join(cells) + " |"
 
 
+def reasons(specs: list[Spec], missing: dict[str, dict[str, str]]) -> Iterator[str]:
+    """What the strategies say, each thing once."""
+    said: dict[str, list[str]] = {}
+    for spec in specs:
+        for strategy, text in missing[spec.name].items():
+            names = said.setdefault(text.replace(spec.name, "the model"), [])
+            names += [strategy] if strategy not in names else []
+    for text, names in sorted(said.items(), key=lambda item: item[1]):
+        yield f"- {', '.join(names)}: {text}"
+
+
 def page() -> str:
     """The Markdown page."""
     specs = [registry.resolve(info.file, object) for info in registry.specs()]
@@ -99,11 +110,8 @@ def page() -> str:
     proofs = [spec.proof for spec in specs if spec.proof]
     count = f"{len(specs)} classes, {sum(len(proof.pipelines) for proof in proofs)} loops. "
     apply = f"These strategies apply to every one of them: {', '.join(everywhere)}.\n"
-    reasons = ["## Why a strategy does not apply", ""]
-    for spec in specs:
-        if spec.no_blocks:
-            reasons.append(f"- `{spec.name}`: {spec.no_blocks}")
-    return "\n".join([ABOUT, count + apply, *rows(specs, missing), "", *reasons, ""])
+    why = ["## Why a strategy does not apply", "", *reasons(specs, missing)]
+    return "\n".join([ABOUT, count + apply, *rows(specs, missing), "", *why, ""])
 
 
 def main() -> None:

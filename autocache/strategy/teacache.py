@@ -136,10 +136,15 @@ class TeaCache(Strategy):
         if probe is None:
             probe = "modulated_input" if "modulated_input" in spec.probes else None
             probe = probe or next(iter(spec.probes), None)
-        if probe is None or probe not in spec.probes:
+        if probe is None:
+            raise DoesNotApplyError(
+                f"{self.name} measures a probe, and the spec of {spec.name} lists none (probes:); "
+                "fbcache, which measures what the first block adds, does apply"
+            )
+        if probe not in spec.probes:
             raise ParameterError(
-                f"teacache measures a probe, and {spec.name} has none named {probe!r}"
-                f"{nearest(probe or '', spec.probes)}"
+                f"{self.name} measures a probe, and {spec.name} has none named {probe!r}"
+                f"{nearest(probe, spec.probes)}"
             )
         return probe
 
