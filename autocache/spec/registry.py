@@ -83,6 +83,23 @@ def resolve(spec: str | Path | Spec | None, model: object) -> Spec:
     return _load(spec) if isinstance(spec, Path) else spec
 
 
+def same(spec: Spec) -> Spec:
+    """The facts of the spec that a `same_as` names, for its own class; their file is as it was.
+
+    Raises SpecError when no spec is known by that name, or it names another one in turn.
+    """
+    from autocache.spec.loader import line_of
+
+    known, model = _known(), str(spec.same_as)
+    where = line_of(spec, "same_as")
+    if model not in known:
+        raise SpecError(f"{where}: no spec describes {model}{nearest(model, known)}")
+    facts = _read(known[model].file)
+    if facts.same_as is not None:
+        raise SpecError(f"{where}: {model} is itself the same as {facts.same_as}; name that one")
+    return facts.model_copy(update={"model": spec.model})
+
+
 def bare(model: object) -> Spec:
     """What can be said of a model nobody has described: the name of its timestep argument.
 
@@ -142,21 +159,7 @@ def _qualified(cls: type) -> str:
 
 def _load(file: Path) -> Spec:
     spec = _read(file)
-    return spec if spec.same_as is None else _same(spec, spec.same_as)
-
-
-def _same(spec: Spec, model: str) -> Spec:
-    """The facts of another spec, for the class of this one; they keep the file they stand in."""
-    from autocache.spec.loader import line_of
-
-    known = _known()
-    where = line_of(spec, "same_as")
-    if model not in known:
-        raise SpecError(f"{where}: no spec describes {model}{nearest(model, known)}")
-    facts = _read(known[model].file)
-    if facts.same_as is not None:
-        raise SpecError(f"{where}: {model} is itself the same as {facts.same_as}; name that one")
-    return facts.model_copy(update={"model": spec.model})
+    return spec if spec.same_as is None else same(spec)
 
 
 def _read(file: Path) -> Spec:
