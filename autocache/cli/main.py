@@ -25,10 +25,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 on success, 2 on an error, which is one line on standard error."""
+    """Run one command; its exit status.
+
+    0 on success, 1 where a command found what it looks for to be wrong, 2 on an error, which is
+    said on standard error.
+    """
     options = build_parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except AutocacheError as error:
         if options.debug:
             raise
@@ -37,4 +41,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("autocache: interrupted", file=sys.stderr)
         return 130
-    return 0
