@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -33,3 +35,15 @@ def test_a_misspelt_strategy_is_an_error(capsys, json_):
     """The nearest name is given, and the exit status is 2."""
     assert main(["strategies", "dit_blok", *json_]) == 2
     assert "'dit_block'" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """`autocache specs list | head` ends without a traceback."""
+    command = [sys.executable, "-m", "autocache", "specs", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        said = process.stderr.read()
+    assert said == b""
+    assert process.returncode == 141

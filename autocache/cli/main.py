@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -32,12 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        status = options.run(options) or 0
+        sys.stdout.flush()
+        return status
     except AutocacheError as error:
         if options.debug:
             raise
         print(f"autocache: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Who reads has seen enough, as `head` does; what Python flushes at exit goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("autocache: interrupted", file=sys.stderr)
         return 130
