@@ -117,7 +117,9 @@ def patch(
             and a mapping of parameters. Several in a list act together, each in its own places.
         when, where, how: a strategy of one's own, from the parts in `autocache.when` and so on;
             `where` defaults to all blocks and `how` to reuse.
-        spec: a YAML spec file, or the name of a spec, where the model's class has none of its own.
+        spec: a YAML spec file, or the name of a spec, where the model's class has none of its own;
+            "auto" drafts one in memory then, proves it on a tiny model, and says in the log what
+            it rests on.
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
         dry_run: compute everything, and record what would have been skipped and at what error.
         memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.

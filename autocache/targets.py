@@ -47,7 +47,9 @@ def denoisers(target: Any, spec: Any, strategy: Strategy | Composition) -> list[
         )
     if isinstance(target, nn.Module):
         return [parts[0][1]]
-    if spec is not None:
+    if spec == registry.AUTO:
+        named = [m for n, m in parts if n in DENOISER_NAMES or registry.find(uncompiled(m))]
+    elif spec is not None:
         cls = registry.resolve(spec, None).model
         named = [m for name, m in parts if name in DENOISER_NAMES or _is(uncompiled(m), cls)]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from autocache.authoring.shrink import Tiny, shrunk
 from autocache.authoring.study import Study, study
 from autocache.authoring.target import Target, resolve
 from autocache.authoring.unseen import of_modules
-from autocache.authoring.yaml_writer import Entry, Note, document
+from autocache.authoring.yaml_writer import Entry, Note, Question, document, questions
 from autocache.errors import ParameterError, SpecError
 
 HEAD = (
@@ -41,7 +42,23 @@ def draft(
     Raises UnknownModelError when the target is no such class, and ParameterError when the given
     config or inputs do not build or run.
     """
-    found = resolve(target)
+    return drafted(resolve(target), config, inputs).text
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """The text of a spec, and the questions in it."""
+
+    text: str
+    questions: tuple[Question, ...]
+
+
+def drafted(
+    found: Target,
+    config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Drafted:
+    """As `draft`, of a class that is found already."""
     tiny, problem = _tiny(found, config, inputs)
     ran = _studied(tiny, config is not None and inputs is not None) if tiny else None
     uses = pipelines.uses(found.cls.__name__) if _from_diffusers(found.cls) else []
@@ -54,7 +71,7 @@ def draft(
     else:
         entries += of_modules(found.cls, tiny.model if tiny else None, problem)
         entries.append(facts.guidance(uses))
-    return document(entries, HEAD)
+    return Drafted(document(entries, HEAD), tuple(questions(entries)))
 
 
 def _from_diffusers(cls: type) -> bool:

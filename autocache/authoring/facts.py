@@ -13,8 +13,8 @@ from autocache.authoring.pipelines import Use
 from autocache.authoring.stacks import Chain
 from autocache.authoring.study import TIME_NAMES, Study
 from autocache.authoring.yaml_writer import Entry, Note, question
-from autocache.spec.schema import LATENT_NAMES
 from autocache.spec.bind import signature
+from autocache.spec.schema import LATENT_NAMES
 
 AUDIO = ("audio", "music", "1d")
 
@@ -25,7 +25,7 @@ def timestep(cls: type[nn.Module], study: Study | None, uses: list[Use]) -> Iter
     name = study.timestep if study else next((n for n in TIME_NAMES if n in names), None)
     if name is None:
         text = f"which argument of forward holds the timestep? There are {', '.join(names)}."
-        yield Entry("timestep", None, [question(text)])
+        yield Entry("timestep", None, [question(text, decisive=True)])
         return
     given = study.inputs if study else {}
     others = [n for n in names if "time" in n and n != name and given.get(n) is not None]
@@ -50,7 +50,8 @@ def latent(study: Study) -> Iterator[Entry | Note]:
     """The argument with the latent, and how its axes are ordered."""
     name = study.latent
     if name is None:
-        yield Note([question("latent: which argument of forward holds the latent?")])
+        text = "latent: which argument of forward holds the latent?"
+        yield Note([question(text, decisive=True)])
         return
     names = signature(type(study.model)).names
     if name in LATENT_NAMES:
@@ -60,7 +61,8 @@ def latent(study: Study) -> Iterator[Entry | Note]:
         text = f"is {name} the latent? It was taken for its shape, which is that of what comes out."
         yield Entry("latent", name, [question(text)])
     else:
-        yield Note([question(f"latent: which argument of forward holds the latent? Not {name}?")])
+        text = f"latent: which argument of forward holds the latent? Not {name}?"
+        yield Note([question(text, decisive=True)])
         return
     value = study.base.calls[0].arguments.get(name)
     sure = value is not None and name in LATENT_NAMES

@@ -19,11 +19,13 @@ NO_PROBE = question(
 )
 NO_SKIPS = question(
     "down_blocks and up_blocks look like a UNet, but no skip connection between them was seen: "
-    "which lists are the levels, and what are their layers?"
+    "which lists are the levels, and what are their layers?",
+    decisive=True,
 )
 NO_STACKS = question(
     "no ModuleList was seen to hand a tensor that depends on the latent from one of its blocks to "
-    "the next. Which modules are the blocks? If there are none, say why here."
+    "the next. Which modules are the blocks? If there are none, say why here.",
+    decisive=True,
 )
 
 
@@ -98,7 +100,7 @@ def _stack(tree: attention.Tree, chain: stacks.Chain) -> Any:
         "feed_forward": _within(chain, {c: attention.feed_forwards(tree, c) for c in chain.calls}),
         "after_attention": probes.after_attention(tree, chain, _attention_of(tree, chain, first)),
     }
-    notes = [question(text) for text in chain.questions]
+    notes = [question(text, decisive=True) for text in chain.questions]
     known = {name.removesuffix("?") for name in item["attention"]}
     notes += [
         question(
@@ -147,7 +149,8 @@ def _unet(levels: unets.Levels) -> Entry:
         "downsamplers": _one_or_all(levels.downsamplers),
     }
     asked = not levels.layers and not levels.nested
-    notes = [question("layers: which lists within a block run in turns?")] if asked else []
+    text = "layers: which lists within a block run in turns?"
+    notes = [question(text, decisive=True)] if asked else []
     return Entry("unet", {key: item for key, item in value.items() if item}, notes)
 
 

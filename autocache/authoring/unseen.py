@@ -11,7 +11,10 @@ from autocache.authoring.yaml_writer import Entry, Note, question
 def of_modules(cls: type[nn.Module], model: nn.Module | None, problem: str) -> list[Entry | Note]:
     """Nothing is certain: candidates for stacks, each of them a question."""
     lines = [
-        question(f"no forward could be run, so nothing below was seen to happen. {problem}"),
+        question(
+            f"no forward could be run, so nothing below was seen to happen. {problem}",
+            decisive=True,
+        ),
         "Give a tiny config and inputs (--config, --inputs) to have the rest found out.",
     ]
     for site in source.sites(cls):

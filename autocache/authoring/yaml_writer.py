@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 WIDTH = 100
@@ -12,9 +12,20 @@ BLOCK_DEPTH = {"stacks": 2, "proof": 2, "probes": 2, "guidance": 1, "unet": 1, "
 """Down to which depth the values of a key get lines of their own, where they are not empty."""
 
 
-def question(text: str) -> str:
-    """A comment about what could not be determined."""
-    return f"QUESTION: {text}"
+class Question(str):
+    """A comment about what could not be determined.
+
+    It is decisive where without the answer nobody knows what may be skipped.
+    """
+
+    decisive = False
+
+
+def question(text: str, *, decisive: bool = False) -> Question:
+    """A comment about what could not be determined, marked as such."""
+    made = Question(f"QUESTION: {text}")
+    made.decisive = decisive
+    return made
 
 
 @dataclass
@@ -23,14 +34,14 @@ class Entry:
 
     key: str
     value: Any
-    notes: list[str] = field(default_factory=list)
+    notes: Sequence[str] = ()
 
 
 @dataclass
 class Note:
     """Comment lines that belong to no key of the spec."""
 
-    lines: list[str]
+    lines: Sequence[str]
 
 
 def document(entries: Iterable[Entry | Note], head: Iterable[str] = ()) -> str:
@@ -45,12 +56,30 @@ def document(entries: Iterable[Entry | Note], head: Iterable[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def questions(entries: Iterable[Entry | Note]) -> Iterator[Question]:
+    """Every question among the comments of a document."""
+    for entry in entries:
+        notes = entry.lines if isinstance(entry, Note) else entry.notes
+        yield from (note for note in notes if isinstance(note, Question))
+        if isinstance(entry, Entry):
+            yield from _within(entry.value)
+
+
+def _within(value: Any) -> Iterator[Question]:
+    if isinstance(value, Noted):
+        yield from (note for note in value.notes if isinstance(note, Question))
+        value = value.value
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _within(item)
+
+
 @dataclass
 class Noted:
     """A value with comment lines, which go above its key, or above its item of a list."""
 
     value: Any
-    notes: list[str]
+    notes: Sequence[str]
 
 
 def comment(notes: Iterable[str], indent: int) -> list[str]:

@@ -47,7 +47,12 @@ class Document:
 
 def read(path: Path) -> Document:
     """Parse a file. Raises SpecError when it is unreadable or no YAML mapping at all."""
-    node = _compose(path)
+    return parse(_text(path), path)
+
+
+def parse(text: str, path: Path) -> Document:
+    """Parse what is, or will be, in a file. Raises SpecError when it is no YAML mapping."""
+    node = _compose(text, path)
     if not isinstance(node, yaml.MappingNode):
         raise SpecError(f"{path}:1:1: expected a mapping with the keys of a spec")
     builder = _Builder(path)
@@ -55,8 +60,7 @@ def read(path: Path) -> Document:
     return Document(path, value, builder.marks, builder.problems)
 
 
-def _compose(path: Path) -> yaml.Node | None:
-    text = _text(path)
+def _compose(text: str, path: Path) -> yaml.Node | None:
     loader: Any = None
     try:
         _check_size(text, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autocache.errors import SpecError
-from autocache.spec.document import MAX_PROBLEMS, Document, read
+from autocache.spec.document import MAX_PROBLEMS, Document, parse, read
 from autocache.spec.explain import explain
 from autocache.spec.facts import Location
 from autocache.spec.schema import Spec
@@ -17,9 +17,21 @@ def load(path: str | Path) -> Spec:
     Raises SpecError for anything wrong with the file, one line `file:line:column: message` per
     problem.
     """
+    document = read(Path(path))
+    spec = _checked(document)
+    spec._file = document.path
+    spec._marks = document.marks
+    return spec
+
+
+def loads(text: str, name: str) -> Spec:
+    """As `load`, of text that is in no file; `name` stands for the file in errors."""
+    return _checked(parse(text, Path(name)))
+
+
+def _checked(document: Document) -> Spec:
     from pydantic import ValidationError
 
-    document = read(Path(path))
     try:
         spec = Spec.model_validate(document.value)
     except ValidationError as error:
@@ -27,8 +39,6 @@ def load(path: str | Path) -> Spec:
     problems = [*document.problems, *_misnamed(spec, document)]
     if problems:
         raise _error(problems)
-    spec._file = document.path
-    spec._marks = document.marks
     return spec
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocache.errors import SpecError, UnknownModelError, nearest
-from autocache.spec.layers import SUFFIXES, Layer, layers
+from autocache.spec.layers import ENVIRONMENT, SUFFIXES, Layer, layers
 from autocache.spec.layers import directory as directory
 
 if TYPE_CHECKING:
     from autocache.spec.schema import Spec
+
+AUTO = "auto"
+"""In place of a spec: draft one in memory where none is known."""
 
 TIMESTEP_NAMES = ("timestep", "timesteps", "t")
 
@@ -70,14 +73,20 @@ def find(model: object) -> Spec | None:
 def resolve(spec: str | Path | Spec | None, model: object) -> Spec:
     """The given spec (itself, a file, or the name of a known one), or the model's own.
 
-    Raises UnknownModelError when nothing describes the model or no spec has the given name,
-    SpecError when the file cannot be read or is malformed.
+    "auto" is the model's own too, and one drafted in memory where it has none.
+
+    Raises UnknownModelError when nothing describes the model, no spec has the given name, or none
+    can be drafted; SpecError when the file cannot be read or is malformed, or a draft is wrong.
     """
     if spec is None:
         found = find(model)
         if found is None:
             raise _undescribed(model if isinstance(model, type) else type(model))
         return found
+    if spec == AUTO:
+        from autocache.authoring.auto import auto
+
+        return find(model) or auto(model)
     if isinstance(spec, str):
         return _named(spec)
     return _load(spec) if isinstance(spec, Path) else spec
@@ -146,11 +155,17 @@ def _named(spec: str) -> Spec:
 def _undescribed(cls: type) -> UnknownModelError:
     names = [model.rpartition(":")[2] for model in index()]
     return UnknownModelError(
-        f"no spec describes {_qualified(cls)}{nearest(cls.__qualname__, names)}\n"
-        f"describe it in {cls.__name__}.yaml and pass spec=<path to it>, for example:\n"
-        f'{{schema: 1, model: "{_qualified(cls)}", stacks: [{{path: blocks, block: Block,'
-        " streams: [hidden_states], returns: hidden_states}]}"
+        f"no spec describes {_qualified(cls)}{_near(cls.__qualname__, names)}\n"
+        f"draft one with `autocache specs draft {_qualified(cls)} -o {cls.__name__}.yaml`, answer "
+        f"its questions and pass spec={cls.__name__ + '.yaml'!r} or set {ENVIRONMENT} to its "
+        f"directory; or pass spec={AUTO!r}, which drafts and proves one in memory"
     )
+
+
+def _near(name: str, names: list[str]) -> str:
+    # Without a near one all of them would be listed.
+    near = nearest(name, names)
+    return near if near.startswith("; did you mean") else ""
 
 
 def _qualified(cls: type) -> str:
