@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Mark = tuple[str, ...]
 Marks = frozenset[Mark]
 NONE: Marks = frozenset()
+SOFTMAX = ("_softmax", "_safe_softmax")
 SUMS = ("add", "add_", "addcmul", "addcmul_")
 
 
@@ -22,8 +23,10 @@ class Provenance(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self) -> None:
+    def __init__(self, attends: Callable[[], None] = lambda: None) -> None:
+        """`attends` is called whenever tokens attend to tokens."""
         super().__init__()
+        self.attends = attends
         self.paused = False
         self._marks: dict[int, Marks] = {}
         # An id is only good for as long as its tensor lives.
@@ -43,9 +46,12 @@ class Provenance(TorchDispatchMode):
         output = func(*args, **kwargs)
         if self.paused:
             return output
+        name = func.__name__.partition(".")[0]
+        if "scaled_dot_product" in name or (name in SOFTMAX and args[0].ndim == 4):
+            self.attends()
         given = [self.of(tensor) for tensor in tensors((args, kwargs))]
         marks = NONE.union(*given)
-        if func.__name__.partition(".")[0] in SUMS:
+        if name in SUMS:
             marks |= {("added", path) for kind, path in _once(given) if kind == "module"}
         if marks:
             for tensor in tensors(output):

@@ -144,8 +144,9 @@ def _possible(steps: list[tuple[Call, Call]], result: str, argument: str) -> int
 
 
 def _contradicted(pair: tuple[str, str], handed: Counter[tuple[str, str]]) -> bool:
-    """Whether the trace saw the result, or the argument, in another role."""
-    return any(pair[0] == result or pair[1] == argument for result, argument in handed)
+    """Whether the trace saw the result, the argument, or a part of them, in another role."""
+    seen = (zip(pair, other, strict=True) for other in handed)
+    return any(a == b or b.startswith(f"{a}.") for roles in seen for a, b in roles)
 
 
 def _written(call: Call, site: source.Site | None) -> list[tuple[str, str]]:

@@ -44,6 +44,8 @@ class Call:
     """Whether one tensor was returned, not a tuple of values."""
     items: int = 1
     """The number of values returned."""
+    attends: bool = False
+    """Whether it, or a part of it without parameters, lets tokens attend to tokens."""
     others: tuple[str, ...] = ()
     """The arguments that are no tensors."""
 
@@ -88,7 +90,7 @@ class _Recorder:
     def __init__(self, model: nn.Module, lists: Mapping[str, str]) -> None:
         self.model = model
         self.lists = lists
-        self.provenance = Provenance()
+        self.provenance = Provenance(self._attends)
         self.calls: list[Call] = []
         self.stack: list[Call] = []
 
@@ -135,6 +137,11 @@ class _Recorder:
                 call.output = self._values(items)
 
         return hook
+
+    def _attends(self) -> None:
+        trained = (c for c in reversed(self.stack) if any(True for _ in c.module.parameters()))
+        if call := next(trained, None):
+            call.attends = True
 
     def _mark_inputs(self, given: dict[str, Any]) -> None:
         for name, tensor in leaves(given):

@@ -134,7 +134,7 @@ def _lists_within(tree: Tree, downs: list[Call], ups: list[Call]) -> tuple[list[
             listed = isinstance(getattr(block.module, inner, None), nn.ModuleList)
             changes = _resizes(call)
             resizing[inner] = resizing.get(inner, True) and (changes or not listed)
-            if changes and block in downs:
+            if changes and block in downs and not inner.isdecimal():
                 samplers[inner] = None
             if listed:
                 # A layer's last ones: what runs before the first layer may be of any list.
