@@ -130,7 +130,8 @@ def _warn(name: str, cls: type) -> None:
     _warned.add(cls)
     _say(
         f"no model spec for {cls.__name__} ({name!r} of the pipeline), so it runs as it is; "
-        "describe it in a YAML spec and set AUTOCACHE_SPECS to that file's directory"
+        f"`autocache specs draft {cls.__module__}:{cls.__qualname__} -o {cls.__name__}.yaml` "
+        "drafts one; set AUTOCACHE_SPECS to that file's directory"
     )
 
 

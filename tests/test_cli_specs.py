@@ -142,6 +142,51 @@ def test_an_empty_directory_is_not_valid(
     assert capsys.readouterr().err == "0 files, 0 problems\n"
 
 
+def test_a_class_is_drafted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Printed, or written to a new file that is a valid spec and proves right."""
+    assert main(["specs", "draft", DIT]) == 0
+    printed = capsys.readouterr().out
+    assert "path: transformer_blocks" in printed
+    file = tmp_path / "DiTTransformer2DModel.yaml"
+    assert main(["specs", "draft", "DiTTransformer2DModel", "-o", str(file)]) == 0
+    told = capsys.readouterr()
+    assert (file.read_text(), told.out) == (printed, "")
+    assert told.err == f"{file}: {printed.count('# QUESTION:')} questions to answer\n"
+    assert main(["specs", "validate", str(file)]) == 0
+    assert main(["specs", "verify", str(file)]) == 0
+    assert main(["specs", "draft", DIT, "-o", str(file)]) == 2
+    assert f"{file} exists" in capsys.readouterr().err
+
+
+def test_a_draft_takes_a_config_and_inputs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """From YAML files; what is wrong with them is an error with its place."""
+    config, inputs = tmp_path / "config.yaml", tmp_path / "inputs.yaml"
+    config.write_text("{num_layers: 3, num_attention_heads: 2, attention_head_dim: 8}")
+    inputs.write_text(
+        "hidden_states: {shape: [1, 4, 8, 8]}\ntimestep: {shape: [1], value: 7, dtype: int64}\n"
+        "class_labels: {shape: [1], value: 1, dtype: int64}\n"
+    )
+    given = ["--config", str(config), "--inputs", str(inputs)]
+    assert main(["specs", "draft", "DiTTransformer2DModel", *given]) == 0
+    said = capsys.readouterr().out
+    assert "attention_head_dim: 8" in said
+    assert "value: 7" in said
+    for text, expected in (("[1]", "expected a mapping"), ("a: 1\na: 2", ":2:1: key 'a' is given")):
+        config.write_text(text)
+        assert main(["specs", "draft", "DiTTransformer2DModel", *given]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_a_class_that_does_not_exist_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the nearest name, and nothing is written."""
+    assert main(["specs", "draft", "DiTTransformer2DModl"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "did you mean 'DiTTransformer2DModel'?" in told.err
+
+
 def test_a_spec_is_verified(capsys: pytest.CaptureFixture[str]) -> None:
     """A table on standard output; the same as JSON."""
     assert main(["specs", "verify", "DiTTransformer2DModel", "--no-pipelines"]) == 0

@@ -73,17 +73,19 @@ def run_schema(options: argparse.Namespace) -> None:
 
 def run_draft(options: argparse.Namespace) -> None:
     """Print a draft, or write it to a new file."""
-    from autocache.authoring.draft import draft
+    from autocache.authoring.draft import drafted
+    from autocache.authoring.target import resolve
 
     if options.output is not None and options.output.exists():
         raise ParameterError(f"{options.output} exists; a draft is written to a new file")
-    text = draft(options.target, config=_mapping(options.config), inputs=_mapping(options.inputs))
+    given = _mapping(options.config), _mapping(options.inputs)
+    draft = drafted(resolve(options.target), *given)
     if options.output is None:
-        print(text, end="")
+        print(draft.text, end="")
         return
-    options.output.write_text(text, encoding="utf-8")
-    questions = sum("QUESTION" in line for line in text.splitlines())
-    print(f"{options.output}: {questions} questions to answer", file=sys.stderr)
+    options.output.write_text(draft.text, encoding="utf-8")
+    questions = _counted(len(draft.questions), "question")
+    print(f"{options.output}: {questions} to answer", file=sys.stderr)
 
 
 def _mapping(file: Path | None) -> dict[str, Any] | None:

@@ -54,7 +54,7 @@ def parse(text: str, path: Path) -> Document:
     """Parse what is, or will be, in a file. Raises SpecError when it is no YAML mapping."""
     node = _compose(text, path)
     if not isinstance(node, yaml.MappingNode):
-        raise SpecError(f"{path}:1:1: expected a mapping with the keys of a spec")
+        raise SpecError(f"{path}:1:1: expected a mapping of keys to values")
     builder = _Builder(path)
     value = builder.build(node, (), ())
     return Document(path, value, builder.marks, builder.problems)
