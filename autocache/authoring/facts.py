@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -125,8 +126,13 @@ def proof(cls: type[nn.Module], chains: list[Chain], config: Any, inputs: Any) -
 
 def _package(cls: type) -> str:
     name = cls.__module__.partition(".")[0]
-    names = importlib.metadata.packages_distributions().get(name, [name])
+    names = _distributions().get(name, [name])
     try:
         return f"{names[0]} {importlib.metadata.version(names[0])}"
     except importlib.metadata.PackageNotFoundError:
         return name
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()

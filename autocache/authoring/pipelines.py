@@ -34,7 +34,8 @@ def uses(name: str) -> list[Use]:
     found: list[Use] = []
     for file in _files():
         text = _text(file)
-        if not re.search(rf"\b{name}\b", text):
+        # A plain look-up first: of hundreds of files few name the class.
+        if name not in text or not re.search(rf"\b{name}\b", text):
             continue
         for cls in _classes(file):
             if cls.name.endswith("Pipeline"):
@@ -76,13 +77,14 @@ def _attributes(cls: ast.ClassDef, name: str) -> Iterator[str]:
 def _read(cls: ast.ClassDef, attribute: str) -> Use:
     use = Use(cls.name, attribute)
     methods = [node for node in cls.body if isinstance(node, ast.FunctionDef)]
-    calls = [call for method in methods for call in _calls(method, attribute)]
-    found = {_scale(method, call) for method in methods for call in _calls(method, attribute)}
-    use.scale = found.pop() if len(found) == 1 else None
+    by_method = {method: _calls(method, attribute) for method in methods}
+    calls = [call for found in by_method.values() for call in found]
+    scales = {_scale(method, call) for method, found in by_method.items() for call in found}
+    use.scale = scales.pop() if len(scales) == 1 else None
     if not calls:
         use.why = f"nothing in it calls self.{attribute}; it may hand it to others"
         return use
-    loops = [m for m in methods if any(True for _ in _calls(m, attribute))]
+    loops = [method for method, found in by_method.items() if found]
     contexts = [name for method in loops for name in _contexts(method)]
     text = "\n".join(ast.unparse(method) for method in loops)
     _decide(use, cls.name, calls, list(dict.fromkeys(contexts)), text)
@@ -92,11 +94,16 @@ def _read(cls: ast.ClassDef, attribute: str) -> Use:
 def _calls(method: ast.FunctionDef, attribute: str) -> list[ast.Call]:
     """Calls of the denoiser, also through a variable that stands for it."""
     names: set[str | None] = {f"self.{attribute}"}
-    for node in ast.walk(method):
+    for node in _nodes(method):
         if isinstance(node, ast.Assign) and _dotted(node.value) in names:
             names |= {_dotted(target) for target in node.targets} - {None}
-    found = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+    found = [node for node in _nodes(method) if isinstance(node, ast.Call)]
     return [node for node in found if _dotted(node.func) in names]
+
+
+@functools.cache
+def _nodes(method: ast.FunctionDef) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(method))
 
 
 def _dotted(node: ast.expr) -> str | None:
@@ -109,7 +116,7 @@ def _dotted(node: ast.expr) -> str | None:
 
 
 def _contexts(method: ast.FunctionDef) -> Iterator[str]:
-    for node in ast.walk(method):
+    for node in _nodes(method):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         if node.func.attr == "cache_context" and node.args:
@@ -174,7 +181,7 @@ def _unchanged(method: ast.FunctionDef, name: str) -> bool:
     """Whether nothing is computed on what a variable is given."""
     given = [
         node.value
-        for node in ast.walk(method)
+        for node in _nodes(method)
         if isinstance(node, ast.Assign) and any(_dotted(t) == name for t in node.targets)
     ]
     return not any(isinstance(node, ast.BinOp) for value in given for node in ast.walk(value))
