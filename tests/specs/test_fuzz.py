@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autocache.errors import SpecError
-from autocache.spec import layers
+from autocache.spec import document, layers
 from autocache.spec.loader import load
 from tests.specs.spoiled import GOOD, PATHS, WRONG, replaced
 
@@ -180,12 +180,21 @@ HOSTILE = {
 }
 
 
-HARMLESS = {"a long string", "a long comment", "many blank lines", "escaped nul"}
+HARMLESS = {
+    "a long string",
+    "a long comment",
+    "many blank lines",
+    "escaped nul",
+    "an unknown directive",
+}
 
 
+@pytest.mark.parametrize("loader", [document._Loader, yaml.SafeLoader], ids=["c", "python"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile(tmp_path: Path, name: str) -> None:
-    """Files made to be slow, to overflow something, or to be mistaken for something else."""
+def test_hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, loader: type) -> None:
+    """Files made to be slow, to overflow something, or to be mistaken for something else, read
+    with and without libyaml."""
+    monkeypatch.setattr(document, "_Loader", loader)
     problems = _read(tmp_path, HOSTILE[name])
     assert problems or name in HARMLESS
     assert len(problems) < 200
