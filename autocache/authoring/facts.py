@@ -88,7 +88,7 @@ def _comes_out(study: Study, name: str) -> bool:
 def _layout(model: nn.Module, shape: tuple[int, ...]) -> str | None:
     """The order of the axes, by which of them is as long as the config has channels."""
     config = getattr(model, "config", None)
-    channels = config.get("in_channels") if hasattr(config, "get") else None
+    channels = config.get("in_channels") if isinstance(config, Mapping) else None
     at = [axis for axis in range(1, len(shape)) if shape[axis] == channels]
     if len(shape) == 3 and any(word in type(model).__name__.lower() for word in AUDIO):
         return None

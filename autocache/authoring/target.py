@@ -80,8 +80,10 @@ def _near(name: str, names: list[str]) -> str:
 
 def _module_class(found: Any, name: str) -> type[nn.Module]:
     if not isinstance(found, type) or not issubclass(found, nn.Module):
-        kind = "a class" if isinstance(found, type) else f"a {type(found).__name__}"
-        raise UnknownModelError(f"{name} is {kind}, but no torch.nn.Module class")
+        what = (
+            "a class" if isinstance(found, type) else f"an object of class {type(found).__name__}"
+        )
+        raise UnknownModelError(f"{name} is {what}, not a torch.nn.Module class")
     return found
 
 
