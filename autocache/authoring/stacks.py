@@ -89,7 +89,8 @@ def _chains(study: Study) -> Iterator[Chain]:
             groups.setdefault(lists[call.path], []).append(call)
     for path, calls in groups.items():
         caller = calls[0].caller
-        if caller is None or len({type(call.caller and call.caller.module) for call in calls}) > 1:
+        if caller is None or any(call.caller is not caller for call in calls):
+            # Its blocks are parts of several things.
             continue
         relative = path.removeprefix(f"{caller.path}.") if caller.path else path
         site = source.of(type(caller.module), relative)
