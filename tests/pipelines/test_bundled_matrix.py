@@ -42,7 +42,7 @@ PROMPTS = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "adacache": {"codebook": "fast"},
     "adastep": {"threshold": 0.5},
-    "customcache": {"threshold": 1.0},
+    "customcache": {"threshold": 1e4},
     "dbcache": {"warmup_steps": 2, "fn": 1, "threshold": 0.5},
     "dicache": {"threshold": 2.0, "warmup_steps": 2},
     "easycache": {"threshold": 1.0, "warmup_steps": 2},
@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "magcache": {"ratios": [1.0] * STEPS, "warmup_steps": 1},
     "seacache": {"threshold": 0.5},
     "taylorseer": {"interval": 2, "order": 1, "warmup_steps": 2},
-    "teacache": {"threshold": 1.0},
+    "teacache": {"threshold": 1e4},
 }
 BLOCKS = (
     "adacache",
