@@ -95,7 +95,8 @@ def _is_attention(call: Call) -> bool:
     if _NOT.search(cls) or _NOT.search(name) or isinstance(call.module, nn.Sequential):
         return False
     own = bool(_ATTENTION.search(name) or _ATTENTION.search(cls))
-    return (own or call.attends) and any(True for _ in call.module.parameters()) and bool(call.arguments)
+    weighty = any(True for _ in call.module.parameters())
+    return (own or call.attends) and weighty and bool(call.arguments)
 
 
 def _queries(call: Call) -> str | None:
