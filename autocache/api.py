@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from autocache.when import When
     from autocache.where import Where
 
+DEFAULT = "auto"
+"""The strategy where none is named."""
+
 Choice = str | Strategy | tuple[str, Mapping[str, Any]]
 """A strategy: its name, an object, or its name with parameters."""
 
@@ -115,6 +118,7 @@ def patch(
             patched already gets the new strategy instead.
         strategy: its name, see `autocache.strategies()`, a strategy object, or a pair of a name
             and a mapping of parameters. Several in a list act together, each in its own places.
+            Without one it is "auto".
         when, where, how: a strategy of one's own, from the parts in `autocache.when` and so on;
             `where` defaults to all blocks and `how` to reuse.
         spec: a YAML spec file, or the name of a spec, where the model's class has none of its own;
@@ -208,9 +212,7 @@ def specs() -> list[SpecInfo]:
 
 def _strategy(strategy: Any, params: Mapping[str, Any]) -> Strategy | Composition:
     if strategy is None:
-        raise ParameterError(
-            f"no strategy is given; expected one of {', '.join(_strategies.names())}, or when="
-        )
+        strategy = DEFAULT
     pair = isinstance(strategy, tuple) and len(strategy) == 2 and isinstance(strategy[1], Mapping)
     if isinstance(strategy, (list, tuple)) and not pair:
         if not strategy:

@@ -24,7 +24,7 @@ STACKED = tuple(name for name in NAMES if name not in UNETS)
 """Those whose blocks are in stacks, at one resolution."""
 
 FOR_LEVELS = {"deepcache"}
-FOR_ALL = FOR_LEVELS | {"adastep", "attention", "easycache", "fora", "pab", "taylorseer"}
+FOR_ALL = FOR_LEVELS | {"adastep", "attention", "auto", "easycache", "fora", "pab", "taylorseer"}
 """Strategies that UNets take: the levels' own, and those that act on sub-modules or whole calls."""
 
 CONFIGS: dict[str, dict[str, Any]] = {

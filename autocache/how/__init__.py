@@ -4,7 +4,8 @@ from autocache.how.aligned import Aligned
 from autocache.how.base import How
 from autocache.how.blend import Blend
 from autocache.how.extrapolate import Extrapolate
+from autocache.how.forecast import Forecast
 from autocache.how.frequency import Frequency
 from autocache.how.reuse import Reuse
 
-__all__ = ["Aligned", "Blend", "Extrapolate", "Frequency", "How", "Reuse"]
+__all__ = ["Aligned", "Blend", "Extrapolate", "Forecast", "Frequency", "How", "Reuse"]

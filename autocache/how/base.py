@@ -31,3 +31,10 @@ class How:
     def fill(self, values: Sequence[Value], moment: Moment) -> torch.Tensor:
         """The value at this moment, from at least one value at earlier steps, oldest first."""
         raise NotImplementedError
+
+    def settle(
+        self, values: Sequence[Value], computed: torch.Tensor, moment: Moment
+    ) -> torch.Tensor:
+        """What goes on in place of a computed value, which tells how far off the steps were that
+        were filled in since the last of `values`."""
+        return computed

@@ -61,7 +61,7 @@ class Extrapolate(How):
         """What each value counts for, oldest first; they add up to 1 but in `hermite`."""
         if self.basis == "newton":
             times = [_time(value) for value in values]
-            return _lagrange(times, moment.call.time_of(moment.step))
+            return lagrange(times, moment.call.time_of(moment.step))
         steps = [value.step for value in values]
         ahead = moment.step - steps[-1]
         factors = [self._factor(j, ahead) for j in range(len(steps))]
@@ -78,7 +78,7 @@ def _time(value: Value) -> float:
     return value.time
 
 
-def _lagrange(times: Sequence[float], at: float) -> list[float]:
+def lagrange(times: Sequence[float], at: float) -> list[float]:
     """The interpolating polynomial's value at a time, as weights of the values at `times`."""
     return [
         math.prod((at - other) / (own - other) for other in times if other != own) for own in times

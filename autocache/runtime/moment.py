@@ -40,6 +40,14 @@ def _unknown(step: int) -> float:
     raise LookupError(f"the timestep of step {step} is not known")
 
 
+def _no_progress() -> tuple[float, ...] | None:
+    return None
+
+
+def _no_gain(step: int) -> float | None:
+    return None
+
+
 @dataclass(slots=True)
 class Call:
     """What all parts of a strategy see of a denoiser call.
@@ -62,6 +70,12 @@ class Call:
     time_of: Callable[[int], float] = _unknown
     sigma: float | torch.Tensor | None = None
     """The noise level in [0, 1], where the pipeline announces it."""
+    gain: Callable[[int], float | None] = _no_gain
+    """What a change of the output in an earlier step is worth as a change in this one; None where
+    the scheduler's steps are not known to answer linearly, each to its own output."""
+    progress: Callable[[], tuple[float, ...] | None] = _no_progress
+    """The share of the way from noise to picture that lies behind at each step of the generation;
+    None where the scheduler does not tell."""
     frames: int | None = None
     """The latent frames, where they are packed into tokens and the denoiser is told."""
     conditional_only: bool = False

@@ -73,6 +73,18 @@ class Outputs:
         kept = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         moment.kept[self.name] = kept, shape
 
+    def settle(self, moment: Moment, output: Any) -> Any:
+        """What goes on in place of a computed output, after steps that were filled in."""
+        if not self.ready(moment):
+            return output
+        how = self.part.recipe.how
+        leaves, shape = flatten(output)
+        kept, _ = moment.kept[self.name]
+        for nth in _tensors(kept):
+            values = moment.store.get((self.name, nth), like=leaves[nth])
+            leaves[nth] = how.settle(values, leaves[nth], moment) if values else leaves[nth]
+        return unflatten(leaves, shape)
+
     def drop(self, moment: Moment) -> None:
         """Let go of what is kept."""
         kept, _ = moment.kept.pop(self.name, ((), None))

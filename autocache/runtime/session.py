@@ -269,6 +269,8 @@ class Session:
             track.sample,
             time_of,
             track.sigma,
+            functools.partial(track.gain, clock.step),
+            track.progress,
             self._arguments.frames(args, kwargs),
         )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from autocache.runtime.clock import Clock
 from autocache.runtime.moment import Call, Moment, State
+from autocache.runtime.progress import progress
+from autocache.runtime.response import Response, gain, responses
 from autocache.runtime.store import Ledger, Store
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ class Track:
         self.sigma: float | torch.Tensor | None = None
         """The noise level of the call to come, as the pipeline announced it."""
         self.times: list[float] = []
+        self.way: tuple[float, ...] | None = None
+        """Its progress, step by step; empty where that is not known."""
+        self.responses: tuple[Response, ...] | None = None
+        """How the scheduler's steps answer to what they are given; empty where it is not known."""
         self.calls = 0
         """Denoiser calls of the generation so far."""
         self.skipped = False
@@ -74,6 +80,28 @@ class Track:
             raise LookupError(f"the timestep of step {step} is not known")
         return now()
 
+    def progress(self) -> tuple[float, ...] | None:
+        """The share of the way that lies behind at each step; None where it is not known."""
+        scheduler = self._heard()
+        if scheduler is None or self.clock.total is None:
+            return None
+        if self.way is None:
+            begin = getattr(scheduler, "begin_index", None) or 0
+            self.way = (progress(scheduler) or ())[begin:]
+        return self.way or None
+
+    def gain(self, late: int, early: int) -> float | None:
+        """What a change of the output in an early step is worth as a change in a late one."""
+        scheduler = self._heard()
+        if scheduler is None or self.clock.total is None:
+            return None
+        if self.responses is None:
+            self.responses = responses(scheduler) or ()
+        begin = getattr(scheduler, "begin_index", None) or 0
+        if begin + late >= len(self.responses):
+            return None
+        return gain(self.responses, begin + early, begin + late)
+
     def _heard(self) -> Any:
         return self.scheduler() if self.scheduler is not None else None
 
@@ -88,6 +116,7 @@ class Track:
         self.branches.clear()
         self.shared = self.call = self.sample = None
         self.times = []
+        self.way = self.responses = None
         self.calls, self.skipped = 0, False
 
     def __del__(self) -> None:

@@ -15,6 +15,7 @@ _HOME = {
     "adacache": "AdaCache",
     "adastep": "AdaStep",
     "attention": "Attention",
+    "auto": "Auto",
     "customcache": "CustomCache",
     "dbcache": "DBCache",
     "deepcache": "DeepCache",

@@ -13,6 +13,7 @@ from autocache.when.latent_curvature import LatentCurvature
 from autocache.when.magnitude import Magnitude
 from autocache.when.mask import Mask
 from autocache.when.motion import Motion
+from autocache.when.placed import Placed
 from autocache.when.residual import Residual
 from autocache.when.trajectory import Trajectory
 from autocache.when.unchanged import Unchanged
@@ -30,6 +31,7 @@ __all__ = [
     "Magnitude",
     "Mask",
     "Motion",
+    "Placed",
     "Residual",
     "Trajectory",
     "Unchanged",

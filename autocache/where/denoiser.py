@@ -52,10 +52,14 @@ class _Call:
         if decision.compute or not self.outputs.ready(moment):
             moment.record.sites[self.outputs.name] = "computed"
             output = proceed(*args, **kwargs)
-            if self.part.moment is moment:
-                moment.output = output
-                self.outputs.keep(moment, self._shifted(moment, output, -1))
-            return output
+            if self.part.moment is not moment:
+                return output
+            moment.output = output
+            # In a dry run nothing was filled in that could have been off.
+            exact = self.residual or moment.call.dry_run
+            settled = output if exact else self.outputs.settle(moment, output)
+            self.outputs.keep(moment, self._shifted(moment, output, -1))
+            return settled
         action = self.part.recipe.how.action
         moment.record.sites[self.outputs.name] = moment.record.action = action
         if moment.call.dry_run:

@@ -68,6 +68,7 @@ NEVER = {
     "adacache": {"codebook": [(1.0, 1)]},
     "adastep": {"threshold": 0},
     "attention": {"step_interval": 1},
+    "auto": {"speedup": 1.0},
     "customcache": {"threshold": 0, "coefficients": (1.0, 0.0)},
     "deepcache": {"interval": 1},
     "dbcache": {"threshold": 0},
