@@ -25,7 +25,7 @@ from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel
 import autocache
 
 NEVER_SKIP: dict[str, dict[str, Any]] = {
-    "teacache": {"threshold": 0},
+    "teacache": {"threshold": 0, "coefficients": [1.0, 0.0]},
     "dit_block": {"step_interval": 1},
     "attention": {"step_interval": 1},
 }

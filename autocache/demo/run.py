@@ -26,7 +26,7 @@ from autocache.metrics import psnr, relative_l1, ssim
 if TYPE_CHECKING:
     import numpy as np
 
-STRATEGIES = ("teacache", "dit_block", "attention")
+STRATEGIES = ("auto", "teacache", "dit_block", "attention")
 
 Tell = Callable[[str], None]
 
