@@ -115,3 +115,19 @@ def test_it_is_nearer_than_fewer_steps_and_the_correction_helps(
         with autocache.patched(flux, "auto", speedup=speedup):
             errors["auto"] = float((draw(flux, 24) - whole).square().mean())
         assert errors["auto"] == errors["3"] < errors["None"] < errors["fewer"]
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_memory(guided: bool) -> None:
+    """Three outputs for each guidance branch, and nothing when the generation is over."""
+    pipe = make("flux")
+    sizes: list[int] = []
+    hook = pipe.transformer.register_forward_hook(
+        lambda _m, _a, output: sizes.append(output[0].nbytes)
+    )
+    with autocache.patched(pipe, "auto") as patch:
+        run(pipe, steps=12, guided=guided)
+        stats = patch.stats()
+    hook.remove()
+    assert stats.bytes_peak == 3 * sizes[0] * (2 if guided else 1)
+    assert stats.bytes_held == 0
