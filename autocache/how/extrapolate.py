@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from autocache.how.base import How
+from autocache.runtime.outputs import time_at
 
 if TYPE_CHECKING:
     from autocache.runtime.moment import Moment
@@ -61,7 +62,7 @@ class Extrapolate(How):
         """What each value counts for, oldest first; they add up to 1 but in `hermite`."""
         if self.basis == "newton":
             times = [_time(value) for value in values]
-            return lagrange(times, moment.call.time_of(moment.step))
+            return lagrange(times, time_at(moment))
         steps = [value.step for value in values]
         ahead = moment.step - steps[-1]
         factors = [self._factor(j, ahead) for j in range(len(steps))]

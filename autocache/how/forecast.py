@@ -11,6 +11,7 @@ import torch
 
 from autocache.how.base import How
 from autocache.how.extrapolate import lagrange
+from autocache.runtime.outputs import time_at
 
 if TYPE_CHECKING:
     from autocache.runtime.moment import Moment
@@ -44,7 +45,7 @@ class Forecast(How):
         latest = values[-1]
         if slope is None:
             return latest.tensor
-        ahead = moment.call.time_of(moment.step) - _time(latest)
+        ahead = time_at(moment) - _time(latest)
         return (latest.tensor.float() + slope * ahead).to(latest.tensor.dtype)
 
     def settle(
@@ -77,7 +78,7 @@ class Forecast(How):
         """The weighted sum of the skipped values, interpolated."""
         assert self.correction is not None
         known = values[-self.correction :] if self.correction else ()
-        points = [*map(_time, known), moment.call.time_of(moment.step)]
+        points = [*map(_time, known), time_at(moment)]
         shares = [0.0] * len(points)
         for weight, time in zip(weights, times, strict=True):
             for n, share in enumerate(lagrange(points, time)):

@@ -26,6 +26,14 @@ def unflatten(leaves: list[Any], shape: Any) -> Any:
     return leaves[0] if shape is None else pytree.tree_unflatten(leaves, shape)
 
 
+def time_at(moment: Moment) -> float:
+    """The timestep of a call; its step, where nothing tells the denoiser or its caller the time."""
+    try:
+        return moment.call.time_of(moment.step)
+    except LookupError:
+        return float(moment.step)
+
+
 def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """The one tensor there is, or all of several in one vector; None where there is none."""
     if len(tensors) > 1:
@@ -97,7 +105,7 @@ class Outputs:
 
     def _put(self, moment: Moment, leaves: list[Any]) -> None:
         how = self.part.recipe.how
-        time = moment.call.time_of(moment.step) if how.timed else None
+        time = time_at(moment) if how.timed else None
         for nth, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
                 moment.store.put(

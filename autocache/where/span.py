@@ -9,6 +9,7 @@ import torch
 
 from autocache.runtime.distance import relative_l1
 from autocache.runtime.moment import Moment
+from autocache.runtime.outputs import time_at
 
 if TYPE_CHECKING:
     from autocache.runtime.part import Part
@@ -131,7 +132,7 @@ class Span:
             return
         kept = []
         how = self.part.recipe.how
-        time = moment.call.time_of(moment.step) if how.timed else None
+        time = time_at(moment) if how.timed else None
         for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
             if stream is None or after is None:
                 kept.append(False)

@@ -9,8 +9,10 @@ from pipelines.tiny_pipelines import denoisers, make, run
 
 import autocache
 from autocache import demo
+from autocache.authoring.instance import inputs_of, model_of
 from autocache.demo.prompts import held_out
 from autocache.how import Forecast
+from autocache.spec import registry
 from autocache.when import Placed
 from autocache.where import Denoiser
 
@@ -49,6 +51,17 @@ def test_a_speed_up_of_one_is_the_plain_pipeline(name: str) -> None:
     plain = run(pipe, steps=5, guided=True)
     with autocache.patched(pipe, "auto", speedup=1.0):
         assert torch.equal(run(pipe, steps=5, guided=True), plain)
+
+
+def test_a_denoiser_that_is_not_told_the_time() -> None:
+    """Called by hand, it goes by its steps: computed are the first three and every second then."""
+    spec = registry.resolve("UVit2DModel", None)
+    model = model_of(spec)
+    with autocache.patched(model) as patch, torch.no_grad():
+        for step in range(7):
+            assert model(**inputs_of(spec, step))[0].isfinite().all()
+        actions = [record.action for record in patch.stats().steps]
+    assert [action == "computed" for action in actions] == [1, 1, 1, 0, 1, 0, 1]
 
 
 def test_it_is_what_a_patch_without_a_name_is() -> None:
