@@ -1,0 +1,1 @@
+"""Finding the best schedule and the calibration tables for a model of one's own."""
