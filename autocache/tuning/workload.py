@@ -88,9 +88,7 @@ class Workload:
         counter = FlopCounterMode(display=False)
         began = time.perf_counter()
         with counter if count else contextlib.nullcontext():
-            samples = [
-                one for call in self.calls() for one in self._draw(call, pictures, arguments)
-            ]
+            drawn = [self._draw(call, pictures, arguments) for call in self.calls()]
         seconds = time.perf_counter() - began
         samples = [one for call in drawn for one in call]
         return Drawn(samples, seconds, self._counted(counter) if count else None)
