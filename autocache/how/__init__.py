@@ -7,5 +7,15 @@ from autocache.how.extrapolate import Extrapolate
 from autocache.how.forecast import Forecast
 from autocache.how.frequency import Frequency
 from autocache.how.reuse import Reuse
+from autocache.how.weighted import Weighted
 
-__all__ = ["Aligned", "Blend", "Extrapolate", "Forecast", "Frequency", "How", "Reuse"]
+__all__ = [
+    "Aligned",
+    "Blend",
+    "Extrapolate",
+    "Forecast",
+    "Frequency",
+    "How",
+    "Reuse",
+    "Weighted",
+]

@@ -36,5 +36,5 @@ class How:
         self, values: Sequence[Value], computed: torch.Tensor, moment: Moment
     ) -> torch.Tensor:
         """What goes on in place of a computed value, which tells how far off the steps were that
-        were filled in since the last of `values`."""
+        were filled in since the last of `values`; there are none at the first step."""
         return computed

@@ -51,7 +51,7 @@ class Forecast(How):
     def settle(
         self, values: Sequence[Value], computed: torch.Tensor, moment: Moment
     ) -> torch.Tensor:
-        skipped = range(values[-1].step + 1, moment.step)
+        skipped = range(values[-1].step + 1 if values else moment.step, moment.step)
         gains = [moment.call.gain(step) for step in skipped]
         if self.correction is None or not gains or None in gains:
             return computed

@@ -83,14 +83,12 @@ class Outputs:
 
     def settle(self, moment: Moment, output: Any) -> Any:
         """What goes on in place of a computed output, after steps that were filled in."""
-        if not self.ready(moment):
-            return output
         how = self.part.recipe.how
         leaves, shape = flatten(output)
-        kept, _ = moment.kept[self.name]
-        for nth in _tensors(kept):
-            values = moment.store.get((self.name, nth), like=leaves[nth])
-            leaves[nth] = how.settle(values, leaves[nth], moment) if values else leaves[nth]
+        for nth, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                values = moment.store.get((self.name, nth), like=leaf)
+                leaves[nth] = how.settle(values, leaf, moment)
         return unflatten(leaves, shape)
 
     def drop(self, moment: Moment) -> None:

@@ -138,6 +138,14 @@ class Session:
                 args, kwargs = other or (args, kwargs)
         return args, kwargs
 
+    def stepping(
+        self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]]:
+        """What the scheduler's `step` is to be called with."""
+        for part in self.parts if self.enabled else ():
+            args, kwargs = part.recipe.where.stepping(scheduler, args, kwargs) or (args, kwargs)
+        return args, kwargs
+
     def arrange(self, scheduler: Any) -> None:
         """A scheduler that it holds has its timesteps, which may be changed now."""
         for part in self.parts if self.enabled else ():

@@ -56,11 +56,13 @@ def _set_begin_index(wrapped: Callable, instance: Any, args: tuple, kwargs: dict
 
 def _step(owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     start = getattr(instance, "step_index", None)
-    result = wrapped(*args, **kwargs)
     # A subclass that calls `super().step` is heard once, as itself.
-    if _owner(type(instance), "step") is owner:
-        for session in _holding(instance):
-            session.step_ended(_sample(result), start, getattr(instance, "step_index", None))
+    listening = _holding(instance) if _owner(type(instance), "step") is owner else []
+    for session in listening:
+        args, kwargs = session.stepping(instance, args, kwargs)
+    result = wrapped(*args, **kwargs)
+    for session in listening:
+        session.step_ended(_sample(result), start, getattr(instance, "step_index", None))
     return result
 
 

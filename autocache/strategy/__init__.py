@@ -29,6 +29,7 @@ _HOME = {
     "invariant": "Invariant",
     "magcache": "MagCache",
     "pab": "Pab",
+    "schedule": "Schedule",
     "seacache": "SeaCache",
     "taylorseer": "TaylorSeer",
     "teacache": "TeaCache",

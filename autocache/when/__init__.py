@@ -5,6 +5,7 @@ from autocache.when.always import Always
 from autocache.when.base import When
 from autocache.when.broadcast import Broadcast
 from autocache.when.centred import Centred
+from autocache.when.chosen import Chosen
 from autocache.when.codebook import Codebook
 from autocache.when.conditional import Conditional
 from autocache.when.gain import Gain
@@ -23,6 +24,7 @@ __all__ = [
     "Always",
     "Broadcast",
     "Centred",
+    "Chosen",
     "Codebook",
     "Conditional",
     "Gain",

@@ -77,6 +77,12 @@ class Where:
     def refuse_midway(self, pipeline: str) -> None:
         """Raises PatchError when it cannot act on a scheduler that starts after its first step."""
 
+    def stepping(
+        self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[tuple, dict[str, Any]] | None:
+        """Other arguments for the scheduler's `step`; None leaves them."""
+        return None
+
     def arrange(self, scheduler: Any) -> None:
         """The scheduler has its timesteps; now is the time to change them.
 
