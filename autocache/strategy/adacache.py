@@ -12,6 +12,7 @@ from autocache.how import Reuse
 from autocache.probe import AttentionResidual
 from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import OneOf, Range, Tunable
 from autocache.when import Codebook, Motion
 from autocache.when.codebook import PUBLISHED, Book
 from autocache.when.motion import frames_of
@@ -48,6 +49,11 @@ class AdaCache(Strategy):
     """
 
     name: ClassVar[str] = "adacache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "codebook": OneOf(("slow", "fast", "100")),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.05),
+        "max_consecutive_skips": Range(1, 8, whole=True, usual=8),
+    }
 
     codebook: Literal["100", "fast", "slow"] | tuple[tuple[Threshold, Rate], ...] = Field(
         "fast",

@@ -11,6 +11,7 @@ from autocache.how import Reuse
 from autocache.runtime.limits import Limits
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import LatentCurvature
 from autocache.where import Denoiser
 
@@ -42,6 +43,11 @@ class AdaStep(Strategy):
 
     name: ClassVar[str] = "adastep"
     needs_spec: ClassVar[bool] = False
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.001, 1.0, log=True, usual=0.015),
+        "decay": Range(0.9, 1.0),
+        "max_consecutive_skips": Range(1, 8, whole=True, usual=4),
+    }
 
     threshold: float | None = Field(
         None,

@@ -11,6 +11,7 @@ from autocache.how import Reuse
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe
 from autocache.strategy.scheduled import Scheduled
+from autocache.strategy.tunable import Range, Tunable
 from autocache.where import Submodules
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Attention(Scheduled):
     """
 
     name: ClassVar[str] = "attention"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "step_start": Range(0.0, 0.4, of="steps", usual=0.2),
+        "step_interval": Range(2, 6, whole=True, usual=2),
+        "step_end": Range(0.6, 1.0, of="steps", usual=0.94),
+    }
 
     kinds: tuple[Kind, ...] = Field(
         ("self", "joint"), min_length=1, description="kinds of attention to reuse"

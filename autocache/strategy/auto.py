@@ -10,6 +10,7 @@ from pydantic import Field
 from autocache.how import Forecast
 from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import OneOf, Range, Tunable
 from autocache.when import Placed
 from autocache.where import Denoiser
 
@@ -44,6 +45,10 @@ class Auto(Strategy):
 
     name: ClassVar[str] = "auto"
     needs_spec: ClassVar[bool] = False
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "speedup": Range(1.2, 6.0, log=True),
+        "correction": OneOf((None, 0, 1, 2, 3)),
+    }
 
     speedup: float = Field(2.0, ge=1, description="steps of the generation for each computed one")
     correction: int | None = Field(

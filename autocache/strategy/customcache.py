@@ -11,6 +11,7 @@ from pydantic import Field
 from autocache.how import Extrapolate
 from autocache.strategy.recipe import Recipe
 from autocache.strategy.teacache import TeaCache
+from autocache.strategy.tunable import Range, Tunable
 
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
@@ -36,6 +37,10 @@ class CustomCache(TeaCache):
     """
 
     name: ClassVar[str] = "customcache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        **TeaCache.tunable,
+        "order": Range(0, 2, whole=True),
+    }
 
     order: int = Field(
         1, ge=0, le=4, description="order of the forecast; 0 repeats the last residual"

@@ -12,6 +12,7 @@ from autocache.how import Extrapolate, Reuse
 from autocache.probe import FirstBlocks
 from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Mask, Residual, When
 from autocache.when.residual import Reference
 from autocache.where import Blocks
@@ -47,6 +48,13 @@ class DBCache(Strategy):
     """
 
     name: ClassVar[str] = "dbcache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "fn": Range(0.0, 0.2, of="blocks", least=1, usual=0.1),
+        "bn": Range(0.0, 0.1, of="blocks"),
+        "threshold": Range(0.01, 1.0, log=True),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.2),
+        "order": Range(0, 2, whole=True),
+    }
 
     fn: int | None = Field(
         None,

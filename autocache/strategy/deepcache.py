@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from autocache.how import Reuse
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Centred, Interval
 from autocache.where import DeepFeatures
 
@@ -36,6 +37,11 @@ class DeepCache(Strategy):
     """
 
     name: ClassVar[str] = "deepcache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "interval": Range(2, 8, whole=True),
+        "branch": Range(0, 2, whole=True),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.0),
+    }
 
     interval: int = Field(3, ge=1, description="steps per full one; 1 never skips")
     branch: int = Field(

@@ -12,6 +12,7 @@ from autocache.how import Aligned
 from autocache.probe import FirstBlocks
 from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import OneOf, Range, Tunable
 from autocache.when import Trajectory
 from autocache.when.trajectory import Error
 from autocache.where import Blocks
@@ -45,6 +46,12 @@ class DiCache(Strategy):
     """
 
     name: ClassVar[str] = "dicache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.02, 2.0, log=True, usual=0.4),
+        "depth": Range(0.0, 0.15, of="blocks", least=1),
+        "error": OneOf(("delta_y", "delta_minus")),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.2),
+    }
 
     threshold: float | None = Field(
         None,

@@ -12,6 +12,7 @@ from autocache.how import Reuse
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe
 from autocache.strategy.scheduled import Scheduled
+from autocache.strategy.tunable import Pair, Range, Tunable
 from autocache.where import Blocks
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class DitBlock(Scheduled):
     """
 
     name: ClassVar[str] = "dit_block"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "step_start": Range(0.0, 0.4, of="steps", usual=0.2),
+        "step_interval": Range(2, 6, whole=True, usual=2),
+        "blocks": Pair(
+            Range(0.0, 0.9, of="blocks", usual=0.1), Range(0.1, 1.0, of="blocks", usual=0.9)
+        ),
+    }
 
     block_start: int | None = Field(
         None, ge=0, description="first block skipped, counted over all stacks"

@@ -11,6 +11,7 @@ from autocache.how import Reuse
 from autocache.runtime.limits import Limits
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Gain
 from autocache.where import Denoiser
 
@@ -41,6 +42,10 @@ class EasyCache(Strategy):
 
     name: ClassVar[str] = "easycache"
     needs_spec: ClassVar[bool] = False
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.005, 2.0, log=True, usual=0.05),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.2),
+    }
 
     threshold: float | None = Field(
         None,

@@ -13,6 +13,7 @@ from autocache.how import Blend, Frequency
 from autocache.runtime.limits import Limits
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Pair, Range, Tunable
 from autocache.when import Conditional, Interval
 from autocache.where import GRIDS, Guidance, GuidanceStyle, Submodules
 
@@ -48,6 +49,15 @@ class FasterCache(Strategy):
     """
 
     name: ClassVar[str] = "fastercache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "guidance_interval": Range(2, 8, whole=True),
+        "guidance_window": Pair(Range(-1.0, 300.0), Range(400.0, 1001.0)),
+        "alpha_low": Range(0.9, 1.3),
+        "alpha_high": Range(0.9, 1.3),
+        "attention_interval": Range(2, 6, whole=True),
+        "attention_window": Pair(Range(-1.0, 300.0), Range(400.0, 1001.0)),
+        "attention_weight": Range(0.0, 1.0),
+    }
 
     guidance_cache: bool | None = Field(
         None, description="predict the unconditional branch; None: where the latent is a grid"

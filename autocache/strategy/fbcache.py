@@ -10,6 +10,7 @@ from pydantic import Field
 from autocache.how import Reuse
 from autocache.probe import FirstBlocks
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Residual
 from autocache.when.residual import Reference
 from autocache.where import Blocks
@@ -39,6 +40,11 @@ class FBCache(Strategy):
     """
 
     name: ClassVar[str] = "fbcache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.01, 1.0, log=True),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.0),
+        "max_consecutive_skips": Range(1, 8, whole=True, usual=8),
+    }
 
     threshold: float = Field(
         0.08,

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from autocache.how import Reuse
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Always
 from autocache.where import Timesteps
 
@@ -36,6 +37,9 @@ class FewerSteps(Strategy):
 
     name: ClassVar[str] = "fewer_steps"
     needs_spec: ClassVar[bool] = False
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "ratio": Range(0.15, 1.0, usual=0.5),
+    }
 
     steps: int | None = Field(None, ge=1, description="steps to take, if more were asked for")
     ratio: float | None = Field(

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from autocache.how import Reuse
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import OneOf, Range, Tunable
 from autocache.when import Interval
 from autocache.where import EVERY_KIND, Submodules
 
@@ -36,6 +37,11 @@ class Fora(Strategy):
     """
 
     name: ClassVar[str] = "fora"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "interval": Range(2, 8, whole=True),
+        "countdown": OneOf((False, True)),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.0),
+    }
 
     interval: int = Field(
         3, ge=1, description="steps from one computed step to the next; 1 never reuses"

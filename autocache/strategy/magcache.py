@@ -13,6 +13,7 @@ from autocache.runtime.limits import Limits
 from autocache.spec.tables import MagCacheTable
 from autocache.strategy import published
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Magnitude
 from autocache.where import Blocks
 
@@ -46,6 +47,11 @@ class MagCache(Strategy):
     """
 
     name: ClassVar[str] = "magcache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.005, 1.0, log=True, usual=0.06),
+        "retention": Range(0.0, 0.4, usual=0.2),
+        "max_consecutive_skips": Range(1, 8, whole=True, usual=3),
+    }
 
     threshold: float | None = Field(
         None, ge=0, description="forecast error that may add up in skipped steps; 0 never skips"

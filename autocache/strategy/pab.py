@@ -11,6 +11,7 @@ from autocache.how import Reuse
 from autocache.runtime.limits import Limits
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Pair, Range, Tunable
 from autocache.when import Broadcast, Interval
 from autocache.where import Submodules
 
@@ -55,6 +56,10 @@ class Pab(Strategy):
     """
 
     name: ClassVar[str] = "pab"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "spatial_range": Range(2, 8, whole=True, usual=2),
+        "spatial_window": Pair(Range(-1.0, 300.0, usual=100.0), Range(400.0, 1001.0, usual=800.0)),
+    }
 
     spatial_range: int | None = _range("self and joint")
     temporal_range: int | None = _range("temporal")

@@ -14,6 +14,7 @@ from autocache.runtime.limits import Limits
 if TYPE_CHECKING:
     from autocache.how import How
     from autocache.spec.bind import Bound
+    from autocache.strategy.tunable import Tunable
     from autocache.when import When
     from autocache.where import Where
 
@@ -38,6 +39,8 @@ class Strategy(BaseModel):
     name: ClassVar[str]
     needs_spec: ClassVar[bool] = True
     """Whether it must know where the model's blocks are."""
+    tunable: ClassVar[Mapping[str, Tunable]] = {}
+    """The parameters that a search may vary, with the values worth trying."""
 
     warmup_steps: int | None = Field(
         None, ge=0, description="first steps that are always computed, counted per generation"

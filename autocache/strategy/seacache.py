@@ -11,6 +11,7 @@ from autocache.how import Extrapolate
 from autocache.probe import SpectralLatent
 from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Accumulated
 from autocache.where import Blocks
 
@@ -39,6 +40,11 @@ class SeaCache(Strategy):
     """
 
     name: ClassVar[str] = "seacache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.01, 2.0, log=True),
+        "order": Range(0, 2, whole=True),
+        "max_consecutive_skips": Range(1, 8, whole=True, usual=2),
+    }
 
     threshold: float = Field(
         0.25, ge=0, description="summed relative change at which a step is computed; 0 never skips"

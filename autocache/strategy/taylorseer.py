@@ -12,6 +12,7 @@ from autocache.how.extrapolate import Basis
 from autocache.runtime.limits import Limits
 from autocache.strategy.published import preset
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import OneOf, Range, Tunable
 from autocache.when import Interval
 from autocache.where import EVERY_KIND, Blocks, Denoiser, Submodules
 
@@ -47,6 +48,13 @@ class TaylorSeer(Strategy):
     """
 
     name: ClassVar[str] = "taylorseer"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "interval": Range(2, 8, whole=True, usual=5),
+        "order": Range(0, 3, whole=True, usual=1),
+        "scope": OneOf(("submodules", "stack", "output")),
+        "basis": OneOf(("taylor", "newton")),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.1),
+    }
 
     interval: int | None = Field(
         None, ge=1, description="steps from one computed step to the next; 1 never predicts"

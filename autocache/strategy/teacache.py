@@ -13,6 +13,7 @@ from autocache.probe import Named
 from autocache.runtime.limits import Limits
 from autocache.strategy import published
 from autocache.strategy.recipe import Recipe, Strategy
+from autocache.strategy.tunable import Range, Tunable
 from autocache.when import Accumulated
 from autocache.where import Blocks
 
@@ -47,6 +48,11 @@ class TeaCache(Strategy):
     """
 
     name: ClassVar[str] = "teacache"
+    tunable: ClassVar[Mapping[str, Tunable]] = {
+        "threshold": Range(0.01, 2.0, log=True, usual=0.15),
+        "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.05),
+        "max_consecutive_skips": Range(1, 8, whole=True, usual=8),
+    }
 
     threshold: float | None = Field(
         None,
