@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from autocache import demo, errors, how, probe, when, where
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
     from autocache.run_stats import RunStats
+    from autocache.tuning.profile import Profile
 
 _HOME = {
     "Patch": "api",
+    "Profile": "tuning.profile",
     "RunStats": "run_stats",
     "is_patched": "api",
     "patch": "api",
@@ -29,6 +31,7 @@ _MODULES = ("demo", "errors", "how", "probe", "when", "where")
 
 __all__ = [
     "Patch",
+    "Profile",
     "RunStats",
     "demo",
     "errors",

@@ -30,6 +30,14 @@ class SpecError(AutocacheError):
     """A model spec cannot be read, is malformed, or does not fit the live model."""
 
 
+class ProfileError(AutocacheError):
+    """A profile cannot be read, is malformed, or holds what its strategy does not take."""
+
+
+class ProfileMismatchError(ProfileError, DoesNotApplyError):
+    """A profile was made for something else, and cannot be adapted to what it is used on."""
+
+
 class PatchError(AutocacheError):
     """The model cannot be instrumented as it stands."""
 

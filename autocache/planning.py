@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.spec import registry
 from autocache.spec.bind import bind
-from autocache.targets import uncompiled
+from autocache.targets import config_of, uncompiled
 
 if TYPE_CHECKING:
     from autocache.strategy.composition import Composition
@@ -56,19 +56,13 @@ def _of(
         bound = bind(registry.find(model) or registry.bare(model), model)
     else:
         bound = bind(registry.resolve(spec, model), model)
-    recipes = strategy.recipes(bound, _config(model))
+    recipes = strategy.recipes(bound, config_of(model))
     session = Session(model, bound, recipes, limit, dry_run, entry)
     sites = []
     for part in session.parts:
         probe, where = part.recipe.when.probe, part.recipe.where
         sites += [*(probe.sites(bound, part) if probe else ()), *where.sites(bound, part)]
     return session, sites
-
-
-def _config(model: nn.Module) -> dict[str, Any]:
-    """What a model was built with, as far as it says so: diffusers' mapping, or any object."""
-    config = getattr(model, "config", None)
-    return dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
 
 
 def install(planned: list[tuple[Session, list]]) -> None:

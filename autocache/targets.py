@@ -69,6 +69,13 @@ def _is(module: nn.Module, cls: str) -> bool:
     return any(f"{base.__module__}:{base.__qualname__}" == cls for base in type(module).__mro__)
 
 
+def config_of(built: object) -> dict[str, Any]:
+    """What a model or scheduler was built with, as far as it says so: diffusers' mapping, or the
+    attributes of any object."""
+    config = getattr(built, "config", None)
+    return dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+
+
 def describe(target: Any) -> str:
     """A target in an error."""
     return f"a {type(target).__name__}"

@@ -14,7 +14,7 @@ from autocache.errors import SpecError
 if TYPE_CHECKING:
     from autocache.spec.facts import Location
 
-# No honest spec comes near these. Aliases of aliases grow exponentially, nested brackets take
+# No honest file comes near these. Aliases of aliases grow exponentially, nested brackets take
 # libyaml quadratic time and then overflow its stack, and so many digits take Python quadratic time.
 MAX_BYTES = 500_000
 MAX_NODES = 20_000
@@ -23,7 +23,7 @@ MAX_NUMBER = 100
 MAX_PROBLEMS = 100
 STRING = "tag:yaml.org,2002:str"
 TYPES = ("map", "seq", "str", "int", "float", "bool", "null")
-TOO_LARGE = "the file is too large or too deeply nested for a spec"
+TOO_LARGE = "the file is too large or too deeply nested"
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -130,7 +130,7 @@ class _Builder:
     def expand(self, node: yaml.Node, location: Location, parents: tuple[int, ...]) -> Any:
         if node.tag.removeprefix("tag:yaml.org,2002:") not in TYPES:
             self.report(
-                node, f"a spec has no values of the type {node.tag!r}; quote it if it is text"
+                node, f"values of the type {node.tag!r} are not allowed; quote it if it is text"
             )
             return None
         if isinstance(node, yaml.MappingNode):

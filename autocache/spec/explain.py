@@ -1,4 +1,4 @@
-"""Validation errors of a spec, turned into lines a person can act on."""
+"""Validation errors of a file, turned into lines a person can act on."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from autocache.spec.facts import Location
 from autocache.spec.schema import Spec
 
 
-def explain(error: ValidationError, document: Document) -> list[str]:
-    """One line `file:line:column: message` per problem, in the order of the file."""
+def explain(error: ValidationError, document: Document, root: type[BaseModel] = Spec) -> list[str]:
+    """One line `file:line:column: message` per problem of a `root`, in the order of the file."""
     found: dict[tuple[Location, str, str], list[str]] = {}
     for item in error.errors(include_url=False)[:MAX_PROBLEMS]:
-        for location, subject, message, given in _messages(item, document):
+        for location, subject, message, given in _messages(item, document, root):
             texts = found.setdefault((location, subject, given), [])
             if message not in texts:
                 texts.append(message)
@@ -34,7 +34,9 @@ def _by_line(item: tuple[str, str]) -> tuple[int, int]:
     return int(line), int(column)
 
 
-def _messages(item: Any, document: Document) -> Iterator[tuple[Location, str, str, str]]:
+def _messages(
+    item: Any, document: Document, root: type[BaseModel]
+) -> Iterator[tuple[Location, str, str, str]]:
     """Where, what it is about, what is wrong, and what was found instead."""
     kind, context = item["type"], item.get("ctx", {})
     location = _existing(item["loc"], document)
@@ -42,7 +44,7 @@ def _messages(item: Any, document: Document) -> Iterator[tuple[Location, str, st
         yield from ((tuple(at), "", message, "") for at, message in context["problems"])
     elif kind == "extra_forbidden":
         key = str(item["loc"][-1])
-        yield location, "", f"unknown key {key!r}{nearest(key, _keys(item['loc'][:-1]))}", ""
+        yield location, "", f"unknown key {key!r}{nearest(key, _keys(item['loc'][:-1], root))}", ""
     elif kind == "missing":
         # Its own location: two missing keys of one mapping must not merge into an alternative.
         yield item["loc"], "", f"missing key {item['loc'][-1]!r}", ""
@@ -56,14 +58,15 @@ def _messages(item: Any, document: Document) -> Iterator[tuple[Location, str, st
         message = item["msg"].removeprefix("Input ")
         yield location, f"{location[-1]!r} ", message, f", not {_shown(item['input'])}"
     else:
-        yield location, "", item["msg"], ""
+        yield location, "", item["msg"].removeprefix("Value error, "), ""
 
 
 def _existing(location: Location, document: Document) -> Location:
     # Pydantic adds the alternative of a union and "[key]" to a location; the file has neither.
-    while location and location not in document.marks:
-        location = location[:-1]
-    return location
+    existing: Location = ()
+    for part in location:
+        existing = (*existing, part) if (*existing, part) in document.marks else existing
+    return existing
 
 
 def _shown(value: Any) -> str:
@@ -73,9 +76,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _keys(location: Location) -> list[str]:
-    """The keys a mapping at this location of a spec may have."""
-    current: Any = Spec
+def _keys(location: Location, root: type[BaseModel]) -> list[str]:
+    """The keys a mapping at this location may have."""
+    current: Any = root
     for part in location:
         fields = _fields(current)
         annotation = fields[str(part)].annotation if str(part) in fields else current

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -120,9 +120,8 @@ class Strategy(BaseModel):
         try:
             return cls(**parameters)
         except ValidationError as error:
-            raise ParameterError(
-                "; ".join(_explain(cls, problem) for problem in error.errors())
-            ) from None
+            problems = [text for _, text in explained(cls, error)]
+            raise ParameterError("; ".join(problems)) from None
 
 
 def _has_places(recipe: Recipe, bound: Bound) -> bool:
@@ -132,11 +131,19 @@ def _has_places(recipe: Recipe, bound: Bound) -> bool:
         return False
 
 
+def explained(
+    strategy: type[Strategy], error: ValidationError
+) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """What is wrong with the parameters of a strategy: where in them, and in words."""
+    for problem in error.errors():
+        yield problem["loc"], _explain(strategy, problem)
+
+
 def _explain(strategy: type[Strategy], problem: Any) -> str:
     parameter = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = nearest(parameter, strategy.model_fields)
         return f"{strategy.name} has no parameter {parameter!r}{near}"
     if not parameter:
-        return f"{strategy.name}: {problem['msg']}"
+        return f"{strategy.name}: {problem['msg'].removeprefix('Value error, ')}"
     return f"{strategy.name}: {parameter}={problem['input']!r} is wrong: {problem['msg']}"
