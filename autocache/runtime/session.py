@@ -69,7 +69,7 @@ class Session:
             if (around := part.recipe.where.around(bound, part)) is not None
         ]
         self._limit = limit
-        self._told = False
+        self._told = not any(part.recipe.where.skips for part in self.parts)
         self._pipelines: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._fresh()
 
@@ -328,7 +328,7 @@ class Session:
 
     def _tell_if_idle(self, track: Track) -> None:
         """A strategy that is on and does nothing would pass for one that does not help."""
-        if self._told or track.skipped or track.calls < LONG_ENOUGH or self._arranges:
+        if self._told or track.skipped or track.calls < LONG_ENOUGH:
             return
         self._told = True
         logger.warning(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from autocache.errors import ParameterError
 from autocache.strategy.auto import Auto
@@ -85,10 +85,10 @@ class Workload:
         `count` has the compute counted, which takes time of its own. Further arguments replace
         those of the calls.
         """
-        counter = FlopCounterMode(display=False)
+        counter = _counter()
         began = time.perf_counter()
         with counter if count else contextlib.nullcontext():
-            drawn = [self._draw(call, pictures, arguments) for call in self.calls()]
+            drawn = [self.draw(call, pictures=pictures, **arguments) for call in self.calls()]
         seconds = time.perf_counter() - began
         samples = [one for call in drawn for one in call]
         return Drawn(samples, seconds, self._counted(counter) if count else None)
@@ -114,13 +114,13 @@ class Workload:
         noise = [_noise(seed) for seed, _ in chosen]
         return {**self.call, "prompt": [text for _, text in chosen], "generator": noise}
 
-    def _draw(
-        self, call: dict[str, Any], pictures: bool, arguments: dict[str, Any]
+    def draw(
+        self, call: Mapping[str, Any], *, pictures: bool = True, **arguments: Any
     ) -> list[np.ndarray]:
+        """What one of the calls draws, an array for each input."""
         kind = "np" if pictures else "latent"
         returned = self.pipe(**{**call, "output_type": kind, **arguments, "return_dict": False})
-        first = returned[0]
-        return [_array(one) for one in first]
+        return [_array(one) for one in returned[0]]
 
     def _counted(self, counter: FlopCounterMode) -> int:
         counts = counter.get_flop_counts()
@@ -136,3 +136,13 @@ def _array(sample: Any) -> np.ndarray:
     if isinstance(sample, torch.Tensor):
         sample = sample.detach().float().cpu().numpy()
     return np.asarray(sample, dtype=np.float32)
+
+
+def _counter() -> FlopCounterMode:
+    # Torch's own table leaves out the kernel that attention takes on a CPU.
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={kernel: _attention})
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)

@@ -34,6 +34,8 @@ class Where:
     """What is skipped is the very same as what would be computed, so it composes with anything."""
     needs_spec: ClassVar[bool] = True
     """Whether it must know what is inside the model."""
+    skips: ClassVar[bool] = True
+    """Whether it is there to skip anything: who does so nowhere is told."""
     arranges: ClassVar[bool] = False
     """Whether it chooses the timesteps of a generation, which only one may, on a scheduler."""
 

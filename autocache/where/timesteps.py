@@ -36,6 +36,7 @@ class Timesteps(Where):
     times: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
     keep: tuple[int, ...] | None = None
+    skips: ClassVar[bool] = False
     arranges: ClassVar[bool] = True
     needs_spec: ClassVar[bool] = False
 
