@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocache.runtime.moment import Moment
+from autocache.runtime.shares import scaled, window
+
+Mask = Callable[[int, "int | None"], bool]
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,9 @@ class Limits:
     `max_consecutive_skips` steps in a row, and at most `max_skips` in all, are skipped in a
     guidance branch. `mask` says of a step, and of the total where it is known, whether it must be
     computed. With `shared` the first guidance branch of a step decides for all of them.
+
+    Numbers of steps hold for any generation; with `of` they are those of one of so many steps, and
+    mean the same share of another: all but the steps in a row, and a single first or last step.
     """
 
     warmup: int = 0
@@ -29,8 +36,14 @@ class Limits:
     max_skips: int | None = None
     steps: tuple[int, int] | None = None
     timesteps: tuple[float, float] | None = None
-    mask: Callable[[int, int | None], bool] | None = None
+    mask: Mask | None = None
     shared: bool = False
+    of: int | None = None
+
+    def counted_in(self, steps: int) -> Limits:
+        """The same, its numbers of steps being those of a generation of `steps` steps."""
+        mask = None if self.mask is None else functools.partial(_masked, self.mask, steps)
+        return replace(self, of=steps, mask=mask)
 
     def forces(self, moment: Moment, ahead: int = 0) -> bool:
         """Whether the step `ahead` of this moment's must be computed."""
@@ -38,9 +51,9 @@ class Limits:
         step = call.step + ahead
         if step < self._warmup(call.total) and step % self.warmup_interval == 0:
             return True
-        if call.total is not None and step >= call.total - self.last:
+        if call.total is not None and step >= call.total - scaled(self.last, self.of, call.total):
             return True
-        if self.steps is not None and not self.steps[0] <= step <= self.steps[1]:
+        if self.steps is not None and not self._in_window(step, call.total):
             return True
         if self.mask is not None and self.mask(step, call.total):
             return True
@@ -48,7 +61,7 @@ class Limits:
 
     def _warmup(self, total: int | None) -> int:
         if self.warmup_share is None or total is None:
-            return self.warmup
+            return scaled(self.warmup, self.of, total)
         return round(self.warmup_share * total)
 
     def exhausted(self, moment: Moment) -> bool:
@@ -57,13 +70,19 @@ class Limits:
         in_a_row, skipped = memory.get("in a row", 0), memory.get("skipped", 0)
         if self.max_consecutive_skips is not None and in_a_row >= self.max_consecutive_skips:
             return True
-        return self.max_skips is not None and skipped >= self.max_skips
+        most = self.max_skips
+        return most is not None and skipped >= scaled(most, self.of, moment.total)
 
     def count(self, moment: Moment, computed: bool) -> None:
         """Note what was done at a moment."""
         memory = moment.memory
         memory["in a row"] = 0 if computed else memory.get("in a row", 0) + 1
         memory["skipped"] = memory.get("skipped", 0) + (not computed)
+
+    def _in_window(self, step: int, total: int | None) -> bool:
+        assert self.steps is not None
+        first, last = window(*self.steps, self.of, total)
+        return first <= step and (last is None or step <= last)
 
     def _in_time(self, moment: Moment, step: int) -> bool:
         assert self.timesteps is not None
@@ -73,3 +92,8 @@ class Limits:
         except LookupError:
             # A step ahead in a loop that announced no timesteps: it may well be inside.
             return step > moment.call.step
+
+
+def _masked(mask: Mask, of: int, step: int, total: int | None) -> bool:
+    """What a mask of `of` steps says of the same share of another number of steps."""
+    return mask(step, total) if total is None else mask(step * of // total, of)

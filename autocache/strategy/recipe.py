@@ -28,6 +28,11 @@ class Recipe:
     how: How
     limits: Limits = field(default_factory=Limits)
 
+    def counted_in(self, steps: int) -> Recipe:
+        """The same, its numbers of steps being those of a generation of `steps` steps: they mean
+        the same share of a generation of another length."""
+        return replace(self, when=self.when.counted_in(steps), limits=self.limits.counted_in(steps))
+
 
 class Strategy(BaseModel):
     """A named choice on the three axes with its parameters: a value to compare, print and write.

@@ -28,6 +28,11 @@ class When:
     """Decided when the first place asks, and not as the call begins: it looks at what the parts
     before it make of the call."""
 
+    def counted_in(self, steps: int) -> When:
+        """The same rule, its numbers of steps being those of a generation of `steps` steps: they
+        mean the same share of a generation of another length."""
+        return self
+
     def decide(self, moment: Moment) -> Decision:
         """Called once per denoiser call, in step order within a guidance branch."""
         raise NotImplementedError

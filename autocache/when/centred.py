@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autocache.runtime.moment import Decision, Moment
+from autocache.runtime.shares import window
 from autocache.when.base import When
 
 CENTRE = 0.3
@@ -21,7 +22,8 @@ class Centred(When):
     of equidistant numbers, so that they thin out with the distance. Steps count from 0.
 
     The power is lowered until no two of them fall together. Where it reaches 1 the schedule is
-    uniform, and so it is where the total is unknown. A `center` of None is at 0.3 of the steps.
+    uniform, and so it is where the total is unknown. A `center` of None is at 0.3 of the steps;
+    another is of a generation of `of` steps and lies as far along any other, or holds for all.
     With `signed` the steps before the centre mirror those after it; without, they are the real part
     of a complex power, as in the published code, and about evenly spaced.
 
@@ -32,10 +34,16 @@ class Centred(When):
     center: int | None = None
     power: float = 1.4
     signed: bool = False
+    of: int | None = None
+
+    def counted_in(self, steps: int) -> Centred:
+        return replace(self, of=steps)
 
     def steps(self, total: int) -> tuple[int, ...]:
         """The computed steps of a generation of `total`."""
-        center = round(CENTRE * total) if self.center is None else self.center
+        center = round(CENTRE * total)
+        if self.center is not None:
+            center, _ = window(self.center, None, self.of, total)
         return _steps(total, self.interval, center, self.power, self.signed)
 
     def decide(self, moment: Moment) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,10 @@ class Codebook(When):
     @property
     def _skips(self) -> bool:
         return any(rate > 1 for _, rate in self.entries)
+
+    def counted_in(self, steps: int) -> Codebook:
+        motion = self.motion and self.motion.counted_in(steps)
+        return replace(self, motion=motion)
 
     def decide(self, moment: Moment) -> Decision:
         memory = moment.memory

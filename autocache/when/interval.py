@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocache.runtime.moment import Decision, Moment
+from autocache.runtime.shares import window
 from autocache.when.base import When
 
 
@@ -15,8 +16,10 @@ class Interval(When):
     Steps count from 0. `start` itself is computed and remembered; `end` is the last step that may
     skip, so nothing is remembered there. A `start` or `end` of None follows from the share of the
     steps that `start_share` and `end_share` give, and 1 and no end where the total is unknown.
-    `phase` moves the computed steps after `start` by so many. `history` is how many steps up to
-    `start` are remembered. `from_end` has the last step be a computed one of the pattern.
+    Given, they are of a generation of `of` steps and mean the same share of any other; without it
+    they hold for all. `phase` moves the computed steps after `start` by so many. `history` is how
+    many steps up to `start` are remembered. `from_end` has the last step be a computed one of the
+    pattern.
 
     Source: MindIE-SD DiTCache and AttentionCache, FORA, TaylorSeer.
     """
@@ -29,12 +32,17 @@ class Interval(When):
     phase: int = 0
     history: int = 1
     from_end: bool = False
+    of: int | None = None
+
+    def counted_in(self, steps: int) -> Interval:
+        return replace(self, of=steps)
 
     def bounds(self, total: int | None) -> tuple[int, int | None]:
         """The first remembered and the last skipping step, for a generation of `total` steps."""
         if total is None:
             return (1 if self.start is None else self.start), self.end
-        start, end = self.start, self.end
+        first, end = window(self.start or 0, self.end, self.of, total)
+        start = None if self.start is None else first
         if start is None:
             # A derived start leaves room for a skip, whatever the total or a given end.
             latest = total - 2 if end is None else min(total - 2, end - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocache.errors import nearest
 from autocache.runtime.moment import Decision, Moment
@@ -56,13 +56,18 @@ class Mask(When):
     `pattern` is a text of 1 (computed) and 0, step by step from step 0, or the name of one of
     cache-dit's patterns, which follows from the generation's total (28 where that is not known).
     Steps after its end are computed. `history` is how many computed steps before a skipped one are
-    remembered. `computes` can also bound another rule, as `Limits(mask=...)`.
+    remembered. A text is of a generation of `of` steps and marks the same share of any other;
+    without it, each its own step. `computes` can also bound another rule, as `Limits(mask=...)`.
 
     Source: cache-dit's steps computation mask.
     """
 
     pattern: str
     history: int = 1
+    of: int | None = None
+
+    def counted_in(self, steps: int) -> Mask:
+        return replace(self, of=steps)
 
     def __post_init__(self) -> None:
         if self.pattern not in PUBLISHED and (not self.pattern or set(self.pattern) - set("01")):
@@ -82,6 +87,8 @@ class Mask(When):
         pattern = self.pattern
         if pattern in PUBLISHED:
             pattern = published(pattern, LONGEST if total is None else total)
+        elif self.of and total:
+            step = step * self.of // total
         return step >= len(pattern) or pattern[step] == "1"
 
     def decide(self, moment: Moment) -> Decision:

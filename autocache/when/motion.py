@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autocache.errors import ParameterError
@@ -42,6 +42,10 @@ class Motion:
     strides: tuple[int, ...] = (1,)
     steps: tuple[int, int] | None = None
     of: int | None = None
+
+    def counted_in(self, steps: int) -> Motion:
+        """The same, its `steps` being of a generation of so many; a published one knows its own."""
+        return replace(self, of=self.of or steps)
 
     def weight(self, probe: torch.Tensor, moment: Moment, gap: int) -> float:
         """The factor, for a probe (batch, tokens, channels) `gap` steps after the one before."""
