@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from autocache.errors import ParameterError
 from autocache.tuning.mindie import (
+    AttentionSearch,
+    BlockSearch,
     Found,
-    attention_candidates,
     generations_attention,
     generations_dit_block,
     search_attention,
     search_dit_block,
-    shortest_range,
 )
 
 PUBLISHED: dict[str, Any] = {"blocks": 40, "steps": 50, "ratio": 1.3}
@@ -58,8 +58,8 @@ def ranges(asked: list[dict[str, Any]]) -> list[tuple[int, int, int]]:
 
 def test_the_shortest_range_is_the_published_one() -> None:
     """Upstream rounds down and stays below the ratio; the exact length reaches it."""
-    upstream = shortest_range(**PUBLISHED, upstream_rounding=True)
-    exact = shortest_range(**PUBLISHED)
+    upstream = BlockSearch(**PUBLISHED, upstream_rounding=True).length
+    exact = BlockSearch(**PUBLISHED).length
     assert (upstream, exact) == (20, 21)
     assert float(speedup(40, 50, upstream, 5)) == pytest.approx(1.282, abs=5e-4)
     assert float(speedup(40, 50, exact, 5)) == pytest.approx(1.300, abs=5e-4)
@@ -75,7 +75,7 @@ def test_rounding_noise_adds_no_block(blocks: int, steps: int, ratio: float, len
     refresh = steps // 2
     noisy = blocks * (1 - (steps / ratio - refresh) / (steps - refresh))
     assert math.ceil(noisy) == length + 1
-    assert shortest_range(blocks=blocks, steps=steps, ratio=ratio, starts=(0,)) == length
+    assert BlockSearch(blocks=blocks, steps=steps, ratio=ratio, starts=(0,)).length == length
 
 
 @given(
@@ -105,9 +105,9 @@ def test_the_shortest_range_is_the_first_that_reaches_the_ratio(
     }
     if shortest is None:
         with pytest.raises(ParameterError, match="feasible ratios are"):
-            shortest_range(**arguments)
+            BlockSearch(**arguments)
     else:
-        assert shortest_range(**arguments) == shortest
+        assert BlockSearch(**arguments).length == shortest
 
 
 @pytest.mark.parametrize("upstream", [False, True])
@@ -116,13 +116,13 @@ def test_the_ratios_it_calls_feasible_are(
     upstream: bool, blocks: int, steps: int, interval: int
 ) -> None:
     def length(ratio: float) -> int:
-        return shortest_range(
+        return BlockSearch(
             blocks=blocks,
             steps=steps,
             ratio=ratio,
             interval=interval,
             upstream_rounding=upstream,
-        )
+        ).length
 
     with pytest.raises(ParameterError) as refusal:
         length(100)
@@ -238,9 +238,9 @@ def test_every_attention_candidate_reuses_as_often_as_it_must(
     needed = steps * (1 - 1 / ratio) / Fraction(str(share))
     if needed > steps - 1 - min(5, steps // 5):
         with pytest.raises(ParameterError, match="feasible ratios are above 1 and up to"):
-            attention_candidates(**arguments)
+            AttentionSearch(**arguments)
         return
-    candidates = attention_candidates(**arguments)
+    candidates = AttentionSearch(**arguments).candidates()
     patterns = [(c["step_start"], c["step_interval"], c["step_end"]) for c in candidates]
     assert patterns
     assert len(set(patterns)) == len(patterns)
@@ -260,7 +260,12 @@ def test_every_attention_candidate_reuses_as_often_as_it_must(
         pytest.param(50, 1.1, 0.34, {}, (20, 2, 47), id="Wan2.1-1.3B"),
         pytest.param(100, 1.3, 0.315, {}, (9, 6, 97), id="HunyuanDiT"),
         pytest.param(
-            100, 1.4, 1, {"starts": range(50, 70), "wider": 1}, (60, 5, 97), id="Stable-Audio-Open"
+            100,
+            1.4,
+            1,
+            {"starts": tuple(range(50, 70)), "wider": 1},
+            (60, 5, 97),
+            id="Stable-Audio-Open",
         ),
     ],
 )
@@ -272,7 +277,7 @@ def test_the_published_schedules_are_among_the_candidates(
     published: tuple[int, int, int],
 ) -> None:
     """At a share that the published ratio and number of reusing steps allow."""
-    found = attention_candidates(steps=steps, ratio=ratio, share=share, **options)
+    found = AttentionSearch(steps=steps, ratio=ratio, share=share, **options).candidates()
     assert published in [tuple(one.values()) for one in found]
 
 
@@ -281,7 +286,7 @@ def test_the_attention_search_returns_the_three_of_least_error() -> None:
     evaluations = Evaluations(lambda p: abs(p["step_start"] - 9) + p["step_end"] / 100)
     told: list[Found] = []
     found = search_attention(evaluations, **arguments, tell=told.append)
-    assert evaluations.asked == attention_candidates(**arguments)
+    assert evaluations.asked == AttentionSearch(**arguments).candidates()
     assert len(evaluations.asked) + 1 == generations_attention(**arguments)
     assert [one.error for one in found] == sorted(one.error for one in told)[:3]
     assert found[0].parameters == {"step_start": 9, "step_interval": 3, "step_end": 47}
@@ -297,6 +302,11 @@ def test_the_attention_search_returns_the_three_of_least_error() -> None:
     ],
 )
 def test_an_attention_search_that_cannot_be_is_refused(wrong: dict[str, Any], said: str) -> None:
-    arguments: dict[str, Any] = {"steps": 50, "ratio": 1.2, "share": 0.5, "starts": range(20, 30)}
+    arguments: dict[str, Any] = {
+        "steps": 50,
+        "ratio": 1.2,
+        "share": 0.5,
+        "starts": tuple(range(20, 30)),
+    }
     with pytest.raises(ParameterError, match=said):
         search_attention(lambda _: 0.0, **{**arguments, **wrong})

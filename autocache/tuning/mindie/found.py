@@ -10,11 +10,11 @@ from typing import Any
 
 from autocache.errors import ParameterError
 
-Evaluate = Callable[[Mapping[str, Any]], float]
-"""From the parameters of a candidate to its error, lower is better."""
-
 BEST = 3
 """Results that a search returns."""
+
+Evaluate = Callable[[Mapping[str, Any]], float]
+"""From the parameters of a candidate to its error, lower is better."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,23 @@ class Found:
 Tell = Callable[[Found], None]
 """Hears of every candidate right after it was evaluated."""
 
+TryAll = Callable[[str, Sequence[dict[str, Any]]], list[Found]]
+"""Evaluates the candidates of one stage, which has a name, in any order."""
+
+
+def one_by_one(evaluate: Evaluate, tell: Tell | None = None) -> TryAll:
+    """Evaluates candidates as they come."""
+
+    def try_all(_: str, candidates: Sequence[dict[str, Any]]) -> list[Found]:
+        found = []
+        for parameters in candidates:
+            found.append(Found(parameters, float(evaluate(parameters))))
+            if tell is not None:
+                tell(found[-1])
+        return found
+
+    return try_all
+
 
 def best(found: Iterable[Found]) -> list[Found]:
     """The three of least error, in the order they came where it is the same; a result that is not
@@ -36,19 +53,13 @@ def best(found: Iterable[Found]) -> list[Found]:
     return ranked[:BEST]
 
 
-def evaluated(evaluate: Evaluate, chosen: dict[str, Any], tell: Tell | None) -> Found:
-    found = Found(chosen, float(evaluate(chosen)))
-    if tell is not None:
-        tell(found)
-    return found
-
-
 def decimal(number: float) -> Fraction:
     """The number as it is written: 1.3 is 13/10, which no float is."""
     return Fraction(str(number))
 
 
 def check(*, steps: int, ratio: float, interval: int, starts: Sequence[int]) -> None:
+    """Raises ParameterError when one of these makes no search."""
     if not 1 < ratio < math.inf:
         raise ParameterError(f"ratio={ratio}: expected a speed-up above 1")
     if interval < 2:
@@ -58,4 +69,5 @@ def check(*, steps: int, ratio: float, interval: int, starts: Sequence[int]) -> 
 
 
 def up_to(most: Fraction) -> str:
+    """What may be asked for, up to a speed-up that may itself."""
     return f"feasible ratios are above 1 and up to {math.floor(most * 1000) / 1000:.3f}"

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping, MutableMapping, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from autocache.api import patch
-from autocache.errors import ParameterError, nearest
+from autocache.errors import AutocacheError, ParameterError, nearest
 from autocache.spec import registry
 from autocache.spec.bind import bind
-from autocache.tuning.mindie.attention import generations_attention, search_attention
-from autocache.tuning.mindie.blocks import generations_dit_block, search_dit_block
+from autocache.tuning.made_for import MadeFor
+from autocache.tuning.mindie.attention import AttentionSearch
+from autocache.tuning.mindie.blocks import BlockSearch
+from autocache.tuning.mindie.found import Found
+from autocache.tuning.study import REASON, Tell, finished, search
 from autocache.when import Always
 from autocache.where import Where
 
 if TYPE_CHECKING:
-    from autocache.tuning.mindie.found import Found, Tell
+    import optuna
+
     from autocache.tuning.workload import Workload
 
-Search = Literal["dit_block", "attention"]
-_SEARCHES: dict[str, tuple[Any, Any]] = {
-    "dit_block": (search_dit_block, generations_dit_block),
-    "attention": (search_attention, generations_attention),
-}
+Progress = Callable[[str, int], AbstractContextManager[Tell]]
+"""From what is searched and its number of trials to what is told of each of them, as
+`autocache.tuning.progress.SearchProgress` is."""
+
+_SEARCHES = ("dit_block", "attention")
+_PAUSE = 1.0
+"""Seconds between looks at what other workers have not finished yet."""
 
 
 class PublishedSearch:
@@ -36,65 +48,126 @@ class PublishedSearch:
 
     Args:
         workload: what is drawn.
-        search: "dit_block" or "attention", which is also the strategy searched for.
+        strategy: "dit_block" or "attention", the strategy whose parameters are searched.
         ratio: the speed-up to reach, by the search's own account of the cost.
         stack: for "dit_block", the path of one block stack to search in; the ratio is then of the
             work in that stack. Without it, all blocks of all stacks, counted through.
         share: for "attention", the part of the denoiser's work that is in attention, 1 to count
             attention alone as published; measured by default, by drawing the first input twice.
-        memory: errors known from an earlier run on the same workload, by candidate; new ones are
-            written to it, so that an interrupted search goes on where it was.
-        **options: further arguments of the search: `interval`, `starts`, `upstream_rounding`;
-            `starts`, `wider`.
+        **options: further fields of `BlockSearch` or `AttentionSearch`.
 
     Raises:
-        ParameterError: there is no such search or stack, an option is wrong, or no candidate
-            reaches the ratio.
+        ParameterError: there is no such search or stack, an option is out of range, or no
+            candidate reaches the ratio.
         DoesNotApplyError: the model has no block stack, or no attention that could be reused.
     """
 
     def __init__(
         self,
         workload: Workload,
-        search: Search,
+        strategy: Literal["dit_block", "attention"],
         *,
         ratio: float,
         stack: str | None = None,
         share: float | None = None,
-        memory: MutableMapping[str, float] | None = None,
         **options: Any,
     ) -> None:
-        if search not in _SEARCHES:
-            raise ParameterError(f"no search {search!r}{nearest(search, _SEARCHES)}")
+        if strategy not in _SEARCHES:
+            raise ParameterError(f"no search {strategy!r}{nearest(strategy, _SEARCHES)}")
         self.workload = workload
-        self.search = search
-        self.memory = {} if memory is None else memory
+        self.strategy = strategy
         self.reference, self.steps = _drawn(workload)
-        self.options = {"steps": self.steps, "ratio": ratio, **options}
-        self.offset: dict[str, int] = {}
-        if search == "dit_block":
-            count, offset = _blocks(workload, stack)
-            self.options["blocks"] = count
-            self.offset = {"offset": offset}
+        common = {"steps": self.steps, "ratio": ratio, **options}
+        self.plan: BlockSearch | AttentionSearch
+        if strategy == "dit_block":
+            blocks, offset = _blocks(workload, stack)
+            self.plan = BlockSearch(blocks=blocks, offset=offset, **common)
         else:
             known = attention_share(workload, self.steps) if share is None else share
-            self.options["share"] = known
-        self.generations: int = _SEARCHES[search][1](**self.options)
-        """The most that are drawn of each input, with the one that was."""
+            self.plan = AttentionSearch(share=known, **common)
 
-    def run(self, tell: Tell | None = None) -> list[Found]:
-        """The three candidates of least error, best first; `tell` hears of each as it is known."""
-        search = _SEARCHES[self.search][0]
-        return search(self.evaluate, tell=tell, **self.options, **self.offset)
+    @property
+    def generations(self) -> int:
+        """The most that are drawn of each input, with the one that was."""
+        return self.plan.generations
+
+    def run(
+        self,
+        *,
+        name: str = "mindie",
+        storage: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> list[Found]:
+        """The three candidates of least error, best first.
+
+        Args:
+            name: of the studies, one for each stage of the search, whose name is added.
+            storage: where they are kept, see `autocache.tuning.storage.opened`. A search that was
+                interrupted goes on there, and several workers share one. It knows the pipeline by
+                its configuration and inputs: give other weights another name.
+            progress: for each stage, what is told of its trials.
+
+        Raises:
+            AutocacheError: the storage has such a study of something else, cannot be opened, or
+                no candidate could be drawn.
+        """
+
+        def try_all(stage: str, candidates: Sequence[dict[str, Any]]) -> list[Found]:
+            if not candidates:
+                return []
+            told = progress(f"{self.strategy}: {stage}", len(candidates)) if progress else None
+            with told or contextlib.nullcontext() as tell:
+                study = self._study(f"{name} {stage}", candidates, storage, tell)
+            return _found(study, candidates)
+
+        return self.plan.run(try_all)
 
     def evaluate(self, parameters: Mapping[str, Any]) -> float:
-        """The error of one candidate, drawn unless the memory has it."""
-        key = json.dumps(dict(parameters), sort_keys=True)
-        if key not in self.memory:
-            with patch(self.workload.pipe, self.search, **parameters):
-                drawn = self.workload.run().samples
-            self.memory[key] = mean_squared_error(self.reference, drawn)
-        return self.memory[key]
+        """Draw with one candidate; its error."""
+        with patch(self.workload.pipe, self.strategy, **parameters):
+            drawn = self.workload.run().samples
+        return mean_squared_error(self.reference, drawn)
+
+    def identity(self) -> dict[str, Any]:
+        """What is searched, for a storage to tell it from something else."""
+        made_for = MadeFor.of(self.workload.pipe, steps=self.steps)
+        told = {
+            "strategy": self.strategy,
+            "plan": dataclasses.asdict(self.plan),
+            "made_for": made_for.model_dump(by_alias=True, mode="json", exclude={"versions"}),
+            "inputs": self.workload.inputs,
+            "call": self.workload.call,
+            "seed": self.workload.seed,
+        }
+        # Of what has no plain value, a picture given as an input, the kind has to do.
+        return json.loads(json.dumps(told, default=lambda value: type(value).__qualname__))
+
+    def _study(
+        self,
+        name: str,
+        candidates: Sequence[dict[str, Any]],
+        storage: str | Path | None,
+        tell: Tell | None,
+    ) -> optuna.Study:
+        highest = {key: max(one[key] for one in candidates) for key in candidates[0]}
+
+        def objective(trial: optuna.Trial) -> float:
+            return self.evaluate({key: trial.suggest_int(key, 0, highest[key]) for key in highest})
+
+        while True:
+            study = search(
+                objective,
+                name=name,
+                trials=len(candidates),
+                storage=storage,
+                starts=candidates,
+                tell=tell,
+                identity=self.identity(),
+            )
+            # The best of a stage are known when other workers have done their part of it.
+            if finished(study) >= len(candidates):
+                return study
+            time.sleep(_PAUSE)
 
 
 def mean_squared_error(reference: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> float:
@@ -110,14 +183,15 @@ def attention_share(workload: Workload, steps: int) -> float:
 
     Raises:
         DoesNotApplyError: no denoiser has attention that could be reused.
+        ParameterError: there was nothing to count.
     """
     first = workload.among(0, 1)
     schedule: dict[str, Any] = {"step_start": 0, "step_interval": 2, "step_end": steps - 1}
     with patch(workload.pipe, "attention", **schedule):
         spent = first.run(pictures=False, count=True).compute or 0
     whole = first.run(pictures=False, count=True).compute or 0
-    if not whole:
-        raise ParameterError("the denoiser's compute cannot be counted; give the share yourself")
+    if not whole or steps < 2:
+        raise ParameterError(f"share: nothing to count it by in {steps} steps; give it")
     return (1 - spent / whole) * steps / (steps // 2)
 
 
@@ -141,3 +215,16 @@ def _blocks(workload: Workload, stack: str | None) -> tuple[int, int]:
     bound = bind(registry.resolve(None, model), model)
     found = bound.stack(stack)
     return (bound.block_count, 0) if stack is None else (len(found.blocks), found.offset)
+
+
+def _found(study: optuna.Study, candidates: Sequence[dict[str, Any]]) -> list[Found]:
+    """The candidates in their order; one that failed has the largest error."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    errors = {_key(trial.params): trial.value for trial in trials if trial.value is not None}
+    if not errors:
+        raise AutocacheError(trials[0].user_attrs[REASON])
+    return [Found(one, errors.get(_key(one), math.inf)) for one in candidates]
+
+
+def _key(parameters: Mapping[str, Any]) -> tuple:
+    return tuple(sorted(parameters.items()))
