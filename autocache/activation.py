@@ -172,6 +172,7 @@ def _line(model: nn.Module, patch: Patch) -> str:
         f"{patch.strategy} on {type(model).__name__}",
         f"{blocks} blocks" if blocks else "",
         f"spec {patch.spec.file.name}" if patch.spec.file else "",
+        f"profile {patch.profile}" if patch.profile else "",
     ]
     return ", ".join(part for part in parts if part)
 

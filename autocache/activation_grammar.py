@@ -1,4 +1,4 @@
-"""What the value of AUTOCACHE means: strategies, with or without parameters, or a file of both.
+"""What the value of AUTOCACHE means: strategies, with or without parameters, or a profile.
 
     AUTOCACHE=teacache
     AUTOCACHE=teacache:threshold=0.1,warmup_steps=2
@@ -7,25 +7,28 @@
     AUTOCACHE=fast.yaml
 
 A value is a YAML scalar or a YAML list in brackets. A plus sign, outside brackets and quotes and
-not before a digit, goes on to the next strategy. A file has two keys: `strategy`, which is a name
-or a list of names and of mappings with these two keys, and `parameters` (a mapping, may be left
-out). Parameters are the keyword arguments of `autocache.patch`, hence `dry_run=true` and
-`memory_limit=...` are among them, behind whichever strategy; in a file they go beside the list.
-Whether names exist is not decided here: `autocache.patch` does, when there is a model.
+not before a digit, goes on to the next strategy. Parameters are the keyword arguments of
+`autocache.patch`, hence `dry_run=true` and `memory_limit=...` are among them, behind whichever
+strategy. Whether names exist is not decided here: `autocache.patch` does, when there is a model.
+A value that ends in .yaml is a profile's file (`autocache.Profile`).
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autocache.errors import AutocacheError, ParameterError, nearest
+from autocache.errors import ParameterError
 
-_KEYS = ("strategy", "parameters")
+if TYPE_CHECKING:
+    from autocache.tuning.profile import Profile
+
+FILES = (".yaml", ".yml")
+"""How the name of a profile's file ends."""
+
 _TAKEN = ("target", "strategy")
-_FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit")
+FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit")
 """Keyword arguments of `autocache.patch` that are no strategy's."""
 
 Named = tuple[str, dict[str, Any]]
@@ -34,10 +37,10 @@ Named = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Request:
-    """What goes to `autocache.patch`: a strategy's name, or several each with its parameters, and
-    the keyword arguments beside it."""
+    """What goes to `autocache.patch`: a strategy's name, or several each with its parameters, or a
+    profile, and the keyword arguments beside it."""
 
-    strategy: str | list[Named]
+    strategy: str | list[Named] | Profile
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
@@ -51,17 +54,19 @@ def parse(text: str) -> Request:
 
     Raises:
         ParameterError: the value does not follow the grammar above.
-        AutocacheError: the file it names is missing or is not such a file.
+        ProfileError: the file it names cannot be read or is no profile.
     """
     text = text.strip()
-    if text.lower().endswith((".yaml", ".yml")):
-        return _read(Path(text).expanduser())
+    if text.lower().endswith(FILES):
+        from autocache.tuning.profile import Profile
+
+        return Request(Profile.read(text))
     named = [_named(one, text) for one in _split(text, "+")]
     if len(named) == 1:
         return Request(*named[0])
     options: dict[str, Any] = {}
     for _, parameters in named:
-        for key in [key for key in parameters if key in _FOR_ALL]:
+        for key in [key for key in parameters if key in FOR_ALL]:
             if key in options:
                 raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
             options[key] = parameters.pop(key)
@@ -119,60 +124,3 @@ def _value(value: str, text: str) -> Any:
         with contextlib.suppress(ValueError):
             return float(parsed)
     return parsed
-
-
-def _read(path: Path) -> Request:
-    import yaml
-
-    where = f"AUTOCACHE={path}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AutocacheError(f"{where}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise AutocacheError(f"{where}: not YAML: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("strategy"), str | list):
-        raise AutocacheError(f"{where}: expected a mapping with `strategy: <name>`")
-    parameters = _parameters(content, where)
-    if isinstance(content["strategy"], str):
-        return Request(content["strategy"], parameters)
-    if not content["strategy"]:
-        raise ParameterError(f"{where}: the list of strategies is empty")
-    for key in parameters:
-        if key not in _FOR_ALL:
-            raise ParameterError(
-                f"{where}: beside a list of strategies `parameters` may hold only "
-                f"{', '.join(_FOR_ALL)}, not {key!r}; a strategy's own go with it in the list"
-            )
-    return Request([_member(one, where) for one in content["strategy"]], parameters)
-
-
-def _member(content: Any, where: str) -> Named:
-    """One item of a file's list of strategies."""
-    if isinstance(content, str):
-        return content, {}
-    if not isinstance(content, dict) or not isinstance(content.get("strategy"), str):
-        raise ParameterError(
-            f"{where}: expected a name or a mapping with `strategy: <name>` in the list, "
-            f"got {content!r}"
-        )
-    parameters = _parameters(content, where)
-    for key in _FOR_ALL:
-        if key in parameters:
-            raise ParameterError(
-                f"{where}: {key!r} goes for all strategies; put it beside the list"
-            )
-    return content["strategy"], parameters
-
-
-def _parameters(content: dict[Any, Any], where: str) -> dict[str, Any]:
-    for key in content:
-        if key not in _KEYS:
-            raise ParameterError(f"{where}: unknown key {key!r}{nearest(str(key), _KEYS)}")
-    parameters = content.get("parameters") or {}
-    if not isinstance(parameters, dict) or not all(isinstance(key, str) for key in parameters):
-        raise ParameterError(f"{where}: expected `parameters` to be a mapping of names to values")
-    for key in _TAKEN:
-        if key in parameters:
-            raise ParameterError(f"{where}: {key!r} is no strategy parameter")
-    return parameters

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autocache import strategy as _strategies
+from autocache.choice import Chosen, choose
 from autocache.errors import ParameterError, PatchError
 from autocache.planning import install, plan
 from autocache.run_stats import RunStats, collect
@@ -18,9 +19,9 @@ from autocache.runtime.session import Session
 from autocache.runtime.store import parse_bytes
 from autocache.spec import registry
 from autocache.strategy.composition import Composition
-from autocache.strategy.custom import Custom
 from autocache.strategy.recipe import Strategy
 from autocache.targets import denoisers, describe, modules, uncompiled
+from autocache.tuning.profile import Profile
 
 if TYPE_CHECKING:
     from autocache.how import How
@@ -30,24 +31,26 @@ if TYPE_CHECKING:
     from autocache.when import When
     from autocache.where import Where
 
-DEFAULT = "auto"
-"""The strategy where none is named."""
-
-Choice = str | Strategy | tuple[str, Mapping[str, Any]]
-"""A strategy: its name, an object, or its name with parameters."""
+Choice = str | Path | Strategy | Profile | tuple[str, Mapping[str, Any]]
+"""A strategy: its name, an object, its name with parameters, or a profile or its file."""
 
 
 class Patch:
     """A strategy at work on one or more denoisers. As a context manager it unpatches on leaving."""
 
-    def __init__(self, strategy: Strategy | Composition, sessions: list[Session]) -> None:
-        self._strategy = strategy
+    def __init__(self, chosen: Chosen, sessions: list[Session]) -> None:
+        self._chosen = chosen
         self._sessions = sessions
 
     @property
     def strategy(self) -> Strategy | Composition:
         """The strategy with its parameters."""
-        return self._strategy
+        return self._chosen.strategy
+
+    @property
+    def profile(self) -> str | None:
+        """The profile it was made from: its file, and what was given in place of its own."""
+        return self._chosen.label
 
     @property
     def spec(self) -> Spec:
@@ -79,8 +82,7 @@ class Patch:
 
     def stats(self) -> RunStats:
         """What was computed and skipped so far."""
-        files = [str(s.spec.file) if s.spec.file else None for s in self._sessions]
-        return collect(self._sessions, self._strategy, files)
+        return collect(self._sessions)
 
     def unpatch(self) -> None:
         """Take everything off again. Doing so twice is allowed."""
@@ -95,7 +97,8 @@ class Patch:
 
     def __repr__(self) -> str:
         models = ", ".join(type(model).__name__ for model in self.denoisers)
-        return f"<autocache {self._strategy} on {models}>"
+        source = f" from {self.profile}" if self.profile else ""
+        return f"<autocache {self.strategy}{source} on {models}>"
 
 
 def patch(
@@ -116,9 +119,9 @@ def patch(
     Args:
         target: a diffusers pipeline (every denoiser in it is patched) or a bare model. One that is
             patched already gets the new strategy instead.
-        strategy: its name, see `autocache.strategies()`, a strategy object, or a pair of a name
-            and a mapping of parameters. Several in a list act together, each in its own places.
-            Without one it is "auto".
+        strategy: its name, see `autocache.strategies()`, a strategy object, a pair of a name and a
+            mapping of parameters, or a profile or its YAML file. Several in a list act together,
+            each in its own places. Without one it is "auto".
         when, where, how: a strategy of one's own, from the parts in `autocache.when` and so on;
             `where` defaults to all blocks and `how` to reuse.
         spec: a YAML spec file, or the name of a spec, where the model's class has none of its own;
@@ -127,7 +130,8 @@ def patch(
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
         dry_run: compute everything, and record what would have been skipped and at what error.
         memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.
-        **params: the strategy's parameters; in a list, those of the first.
+        **params: the strategy's parameters; in a list, those of the first. They and the other
+            keywords go before those of a profile.
 
     Raises:
         UnknownStrategyError: no strategy has that name.
@@ -135,19 +139,23 @@ def patch(
         DoesNotApplyError: no denoiser of the target has what the strategy needs; where only some
             lack it, they run as they are, and the log says so.
         UnknownModelError: the target is no model, or no spec describes it.
+        ProfileError: the profile's file cannot be read or is malformed.
+        ProfileMismatchError: the profile was made for something else and cannot be adapted.
         SpecError: the spec cannot be read or does not fit the model.
         PatchError: the model is under another library's cache, or two strategies would skip the
             same places.
     """
-    parts = {"when": when, "where": where, "how": how}
-    given = {name: part for name, part in parts.items() if part is not None}
-    chosen = _custom(strategy, given, params) if given else _strategy(strategy, params)
+    chosen = choose(strategy, {"when": when, "where": where, "how": how}, params)
+    spec = chosen.option("spec", spec, None)
+    enabled = chosen.option("enabled", enabled, True)
+    dry_run = chosen.option("dry_run", dry_run, False)
+    memory_limit = chosen.option("memory_limit", memory_limit, None)
     try:
         limit = parse_bytes(memory_limit)
     except ValueError as error:
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
-    models = denoisers(target, spec, chosen)
-    planned = plan(models, chosen, spec, limit, dry_run)
+    models = denoisers(target, spec, chosen.strategy)
+    planned = plan(models, chosen.strategy, spec, limit, dry_run, chosen.expectations())
     if not isinstance(target, nn.Module):
         for session, _ in planned:
             session.accept(target)
@@ -190,8 +198,7 @@ def stats(target: Any) -> RunStats:
     found = _sessions(target)
     if not found:
         raise PatchError(f"{describe(target)} is not patched; call autocache.patch on it first")
-    files = [str(s.spec.file) if s.spec.file else None for s in found]
-    return collect(found, found[0].patch.strategy, files)
+    return collect(found)
 
 
 def attach(pipeline: Any) -> None:
@@ -208,38 +215,6 @@ def strategies() -> list[StrategyInfo]:
 def specs() -> list[SpecInfo]:
     """The model specs there are, by name."""
     return registry.specs()
-
-
-def _strategy(strategy: Any, params: Mapping[str, Any]) -> Strategy | Composition:
-    if strategy is None:
-        strategy = DEFAULT
-    pair = isinstance(strategy, tuple) and len(strategy) == 2 and isinstance(strategy[1], Mapping)
-    if isinstance(strategy, (list, tuple)) and not pair:
-        if not strategy:
-            raise ParameterError("the list of strategies is empty")
-        first, *others = strategy
-        chosen = (_one(first, params), *(_one(other, {}) for other in others))
-        return Composition(chosen) if others else chosen[0]
-    return _one(strategy, params)
-
-
-def _one(strategy: Any, params: Mapping[str, Any]) -> Strategy:
-    if isinstance(strategy, tuple) and len(strategy) == 2:
-        strategy, params = strategy[0], {**strategy[1], **params}
-    if isinstance(strategy, str):
-        return _strategies.get(strategy).create(**params)
-    if not isinstance(strategy, Strategy):
-        raise ParameterError(f"strategy is {strategy!r}; expected a name or a strategy object")
-    given = {name: getattr(strategy, name) for name in strategy.model_fields_set}
-    return type(strategy).create(**(given | dict(params)))
-
-
-def _custom(strategy: Any, parts: Mapping[str, Any], params: Mapping[str, Any]) -> Strategy:
-    if strategy is not None:
-        raise ParameterError("give either a strategy or when, where and how, not both")
-    if "when" not in parts:
-        raise ParameterError("a strategy from parts needs when=, the rule that decides")
-    return Custom.create(**parts, **params)
 
 
 def _sessions(target: Any) -> list[Session]:

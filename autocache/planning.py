@@ -19,6 +19,7 @@ from autocache.targets import config_of, uncompiled
 if TYPE_CHECKING:
     from autocache.strategy.composition import Composition
     from autocache.strategy.recipe import Strategy
+    from autocache.tuning.expectations import Expectations
 
 logger = logging.getLogger("autocache")
 
@@ -46,8 +47,11 @@ def _of(
     spec: Any,
     limit: int | None,
     dry_run: bool,
+    expected: Expectations | None,
 ) -> tuple[Session, list]:
     model = uncompiled(entry)
+    if expected is not None:
+        expected.admit(model)
     if getattr(model, "is_cache_enabled", False):
         raise PatchError(
             f"{type(model).__name__} is under diffusers' own cache; call its disable_cache() first"
@@ -57,7 +61,10 @@ def _of(
     else:
         bound = bind(registry.resolve(spec, model), model)
     recipes = strategy.recipes(bound, config_of(model))
+    if expected is not None:
+        recipes = expected.adapted(recipes)
     session = Session(model, bound, recipes, limit, dry_run, entry)
+    session.expected = expected
     sites = []
     for part in session.parts:
         probe, where = part.recipe.when.probe, part.recipe.where

@@ -38,6 +38,8 @@ class RunStats:
 
     strategy: str
     parameters: dict[str, Any]
+    profile: str | None
+    """The file of the profile it was made from."""
     model: str
     spec_file: str | None
     generations: int
@@ -60,6 +62,7 @@ class RunStats:
         return {
             "strategy": self.strategy,
             "parameters": self.parameters,
+            "profile": self.profile,
             "model": self.model,
             "spec_file": self.spec_file,
             "generations": self.generations,
@@ -75,6 +78,7 @@ class RunStats:
 
         rows = {
             "strategy": self.strategy,
+            **({"profile": self.profile} if self.profile else {}),
             "model": self.model,
             "spec": self.spec_file or "given in memory",
             "generations": f"{self.generations}, {self.passes} denoiser calls",
@@ -106,14 +110,17 @@ class RunStats:
         return "; ".join(f"{branch} {drawn}" for (_, branch), drawn in branches.items())
 
 
-def collect(sessions: Sequence[Session], strategy: Any, files: Sequence[str | None]) -> RunStats:
+def collect(sessions: Sequence[Session]) -> RunStats:
     """The stats of one pipeline's denoisers together."""
+    patch = sessions[0].patch
+    files = [str(s.spec.file) if s.spec.file else None for s in sessions]
     passes = sum(s.passes for s in sessions)
     blocks = sum(s.passes * s.block_count for s in sessions)
     attention = sum(s.passes * s.attention_count for s in sessions)
     return RunStats(
-        strategy=strategy.name,
-        parameters=strategy.parameters(),
+        strategy=patch.strategy.name,
+        parameters=patch.strategy.parameters(),
+        profile=patch.profile,
         model=", ".join(dict.fromkeys(s.label for s in sessions)),
         spec_file=", ".join(dict.fromkeys(file for file in files if file)) or None,
         generations=max(s.generations for s in sessions),

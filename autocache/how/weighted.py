@@ -62,6 +62,8 @@ class Weighted(How):
     ) -> Sequence[Sequence[float]] | None:
         """The weights of this moment; None where they were fitted for something else."""
         call = moment.call
+        if call.unlike is not None:
+            return self._not(call.unlike)
         if call.total != self.total:
             return self._not(f"the generation has {call.total} steps, not {self.total}")
         if call.branch not in self.weights:

@@ -84,6 +84,9 @@ class Call:
     """Which half of the batch is conditional, where the other one is run too and is not."""
     unconditional: bool = False
     """The call is the unconditional one of a step with a call for each."""
+    unlike: str | None = None
+    """In what the generation is unlike those that the strategy's profile was made for, so that what
+    was fitted for them does not hold; None where nothing of that kind is known."""
 
     @property
     def is_last(self) -> bool:

@@ -27,6 +27,7 @@ from autocache.runtime.track import Branch, Here, Track
 if TYPE_CHECKING:
     from autocache.spec.bind import Bound
     from autocache.strategy.recipe import Recipe
+    from autocache.tuning.expectations import Expectations
     from autocache.where import Around
 
 logger = logging.getLogger("autocache")
@@ -58,6 +59,8 @@ class Session:
         self.enabled = True
         self.spec = bound.spec
         self.patch: Any = None
+        self.expected: Expectations | None = None
+        """What the strategy's profile was made for."""
         self.label = type(model).__name__
         self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
@@ -239,6 +242,8 @@ class Session:
         if not self.enabled:
             return
         call = track.call = self._call(track, name, args, kwargs)
+        if self.expected is not None:
+            self.expected.check(self, track, call)
         branch = self._branch(track, name, shape(args, kwargs))
         assert track.shared is not None
         moments = [
@@ -280,6 +285,7 @@ class Session:
             functools.partial(track.gain, clock.step),
             track.progress,
             self._arguments.frames(args, kwargs),
+            unlike=track.unlike,
         )
 
     def _branch(self, track: Track, name: str, shape: tuple) -> Branch:

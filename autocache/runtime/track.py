@@ -53,6 +53,10 @@ class Track:
         """Its progress, step by step; empty where that is not known."""
         self.responses: tuple[Response, ...] | None = None
         """How the scheduler's steps answer to what they are given; empty where it is not known."""
+        self.unlike: str | None = None
+        """See `Call.unlike`."""
+        self.looked = self.began = 0
+        """How far the generation was held against what a profile expects, and its first step."""
         self.calls = 0
         """Denoiser calls of the generation so far."""
         self.skipped = False
@@ -60,7 +64,7 @@ class Track:
 
     def start_midway(self) -> None:
         """Image-to-image starts in the middle of the scheduler's timesteps."""
-        begin = getattr(self._heard(), "begin_index", None)
+        begin = getattr(self.heard(), "begin_index", None)
         if begin and self.clock.total is not None:
             self.clock.total -= begin
 
@@ -69,7 +73,7 @@ class Track:
 
         Raises LookupError for another step than this one, where no scheduler is heard.
         """
-        scheduler = self._heard()
+        scheduler = self.heard()
         if scheduler is not None and self.clock.total is not None:
             if not self.times:
                 self.times = [float(time) for time in scheduler.timesteps.tolist()]
@@ -82,7 +86,7 @@ class Track:
 
     def progress(self) -> tuple[float, ...] | None:
         """The share of the way that lies behind at each step; None where it is not known."""
-        scheduler = self._heard()
+        scheduler = self.heard()
         if scheduler is None or self.clock.total is None:
             return None
         if self.way is None:
@@ -92,7 +96,7 @@ class Track:
 
     def gain(self, late: int, early: int) -> float | None:
         """What a change of the output in an early step is worth as a change in a late one."""
-        scheduler = self._heard()
+        scheduler = self.heard()
         if scheduler is None or self.clock.total is None:
             return None
         if self.responses is None:
@@ -102,7 +106,8 @@ class Track:
             return None
         return gain(self.responses, begin + early, begin + late)
 
-    def _heard(self) -> Any:
+    def heard(self) -> Any:
+        """The scheduler that announced the generation; None where none is heard."""
         return self.scheduler() if self.scheduler is not None else None
 
     def note(self, record: StepRecord) -> None:
@@ -118,6 +123,7 @@ class Track:
         self.times = []
         self.way = self.responses = None
         self.calls, self.skipped = 0, False
+        self.unlike, self.looked = None, 0
 
     def __del__(self) -> None:
         # Its thread has ended: what it kept counts no longer.

@@ -32,6 +32,10 @@ class Composition:
         """The parameters that were set, by strategy."""
         return {member.name: member.parameters() for member in self.members}
 
+    def fitted_parameters(self) -> list[str]:
+        """The parameters that were fitted to one model, of all members."""
+        return [name for member in self.members for name in member.fitted_parameters()]
+
     def recipes(self, bound: Bound, config: Mapping[str, Any]) -> tuple[Recipe, ...]:
         """The recipes of all members.
 

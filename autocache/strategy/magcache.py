@@ -47,6 +47,7 @@ class MagCache(Strategy):
     """
 
     name: ClassVar[str] = "magcache"
+    fitted: ClassVar[tuple[str, ...]] = ("ratios",)
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "threshold": Range(0.005, 1.0, log=True, usual=0.06),
         "retention": Range(0.0, 0.4, usual=0.2),

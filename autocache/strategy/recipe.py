@@ -44,6 +44,8 @@ class Strategy(BaseModel):
     name: ClassVar[str]
     needs_spec: ClassVar[bool] = True
     """Whether it must know where the model's blocks are."""
+    fitted: ClassVar[tuple[str, ...]] = ()
+    """Parameters that hold what was fitted to one model, and are worth nothing on another."""
     tunable: ClassVar[Mapping[str, Tunable]] = {}
     """The parameters that a search may vary, with the values worth trying."""
 
@@ -114,6 +116,10 @@ class Strategy(BaseModel):
     def parameters(self) -> dict[str, Any]:
         """The parameters that were set, for records and files."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+    def fitted_parameters(self) -> list[str]:
+        """The parameters given here that were fitted to one model."""
+        return [name for name in self.fitted if getattr(self, name) is not None]
 
     def __str__(self) -> str:
         inside = ", ".join(f"{key}={value}" for key, value in self.parameters().items())

@@ -39,6 +39,7 @@ class Schedule(Strategy):
     """
 
     name: ClassVar[str] = "schedule"
+    fitted: ClassVar[tuple[str, ...]] = ("weights",)
     needs_spec: ClassVar[bool] = False
 
     steps: tuple[int, ...] = Field(description="computed steps, counted from 0, in their order")

@@ -48,6 +48,7 @@ class TeaCache(Strategy):
     """
 
     name: ClassVar[str] = "teacache"
+    fitted: ClassVar[tuple[str, ...]] = ("coefficients",)
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "threshold": Range(0.01, 2.0, log=True, usual=0.15),
         "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.05),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from autocache import strategy as strategies
+from autocache.activation_grammar import FOR_ALL
 from autocache.errors import ProfileError, SpecError, UnknownStrategyError
 from autocache.spec.document import MAX_PROBLEMS, Document, parse, read
 from autocache.spec.explain import explain
@@ -19,9 +20,6 @@ from autocache.tuning.made_for import MadeFor
 
 if TYPE_CHECKING:
     from autocache.strategy.recipe import Strategy
-
-OPTIONS = ("spec", "enabled", "dry_run", "memory_limit")
-"""Keyword arguments of `autocache.patch` that are no strategy's."""
 
 
 def _or_none(given: Any) -> Any:
@@ -91,6 +89,12 @@ class Profile(Facts):
 
     _file: Path | None = PrivateAttr(None)
 
+    def __eq__(self, other: object) -> bool:
+        # The file is where it lies and no part of it.
+        return isinstance(other, Profile) and self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def file(self) -> Path | None:
         """The file it was read from or last written to."""
@@ -99,11 +103,11 @@ class Profile(Facts):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `autocache.patch` among the parameters."""
-        return {key: value for key, value in self.parameters.items() if key in OPTIONS}
+        return {key: value for key, value in self.parameters.items() if key in FOR_ALL}
 
     def members(self) -> list[tuple[str, dict[str, Any]]]:
         """Each strategy's name with its own parameters."""
-        own = {key: value for key, value in self.parameters.items() if key not in OPTIONS}
+        own = {key: value for key, value in self.parameters.items() if key not in FOR_ALL}
         if isinstance(self.strategy, str):
             return [(self.strategy, own)]
         return [(one.strategy, one.parameters) for one in self.strategy]
@@ -214,20 +218,20 @@ def _misfits(profile: Profile, document: Document) -> Iterator[str]:
             continue
         for place, text in _refused(strategy, parameters):
             yield f"{document.position((*at, 'parameters', *place))}: {text}"
-    for key in set(profile.parameters).difference(OPTIONS) if several else ():
+    for key in set(profile.parameters).difference(FOR_ALL) if several else ():
         yield (
             f"{document.position(('parameters', key))}: beside several strategies there may be "
-            f"only {', '.join(OPTIONS)}, not {key!r}; a strategy's own go with it in the list"
+            f"only {', '.join(FOR_ALL)}, not {key!r}; a strategy's own go with it in the list"
         )
 
 
 def _refused(
     strategy: type[Strategy], parameters: Mapping[str, Any]
 ) -> Iterator[tuple[Location, str]]:
-    for key in set(parameters).intersection(OPTIONS):
+    for key in set(parameters).intersection(FOR_ALL):
         yield (key,), f"{key!r} goes for all strategies; put it beside the list"
     try:
-        strategy(**{key: value for key, value in parameters.items() if key not in OPTIONS})
+        strategy(**{key: value for key, value in parameters.items() if key not in FOR_ALL})
     except ValidationError as error:
         yield from explained(strategy, error)
 

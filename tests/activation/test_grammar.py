@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from autocache.activation_grammar import Request, off, parse
-from autocache.errors import AutocacheError, ParameterError
+from autocache.errors import ParameterError, ProfileError
+from autocache.tuning.profile import Profile
 
 
 @pytest.mark.parametrize(
@@ -88,55 +89,26 @@ def test_a_malformed_value_is_an_error_that_shows_it(text: str, message: str) ->
     assert message in str(caught.value)
 
 
-def test_a_file_gives_strategy_and_parameters(tmp_path: Path) -> None:
-    """A .yaml file holds the two keys; parameters may be left out."""
+def test_a_file_is_a_profile(tmp_path: Path) -> None:
+    """Read by the one reader there is; two keys are enough, and the second may be left out."""
     path = tmp_path / "fast.yaml"
     path.write_text("strategy: fora\nparameters:\n  interval: 2\n")
-    assert parse(str(path)) == Request("fora", {"interval": 2})
+    assert parse(f" {path} ") == Request(Profile(strategy="fora", parameters={"interval": 2}))
     path.write_text("strategy: fora\n")
-    assert parse(str(path)) == Request("fora")
+    assert parse(str(path)) == Request(Profile(strategy="fora"))
 
 
-def test_a_file_gives_several_strategies(tmp_path: Path) -> None:
-    """`strategy` may be a list of names and of mappings; beside it stand the patch's options."""
+def test_a_file_that_is_none_is_an_error_naming_file_and_line(tmp_path: Path) -> None:
+    """What else can be wrong with one is tested with the reader."""
     path = tmp_path / "fast.yaml"
-    path.write_text(
-        "strategy:\n  - strategy: teacache\n    parameters: {threshold: 0.1}\n  - invariant\n"
-        "parameters: {dry_run: true}\n"
-    )
-    named = [("teacache", {"threshold": 0.1}), ("invariant", {})]
-    assert parse(str(path)) == Request(named, {"dry_run": True})
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("strategy: []\n", "list of strategies is empty"),
-        ("strategy: [a, 3]\n", "expected a name or a mapping"),
-        ("strategy: [{strategy: a, parameter: {}}]\n", "did you mean 'parameters'"),
-        ("strategy: [a, b]\nparameters: {threshold: 1}\n", "not 'threshold'"),
-        ("strategy: [{strategy: a, parameters: {dry_run: true}}]\n", "put it beside the list"),
-        ("strategy: fora\nparameter: {}\n", "did you mean 'parameters'"),
-        ("- fora\n", "expected a mapping"),
-        ("parameters: {}\n", "strategy: <name>"),
-        ("strategy: fora\nparameters: 3\n", "to be a mapping"),
-        ("strategy: [\n", "not YAML"),
-    ],
-)
-def test_a_file_that_is_none_is_an_error_naming_it(
-    tmp_path: Path, content: str, message: str
-) -> None:
-    """Unknown keys and wrong shapes are refused, with the file's name."""
-    path = tmp_path / "fast.yaml"
-    path.write_text(content)
-    with pytest.raises(AutocacheError, match=r"fast\.yaml") as caught:
+    path.write_text("strategy: fora\nparameter: {}\n")
+    with pytest.raises(ProfileError, match=r"fast\.yaml:2:1: .*did you mean 'parameters'"):
         parse(str(path))
-    assert message in str(caught.value)
 
 
 def test_a_missing_file_is_an_error_naming_it(tmp_path: Path) -> None:
     """A path is never taken for a strategy."""
-    with pytest.raises(AutocacheError, match=r"gone\.yaml: cannot be read"):
+    with pytest.raises(ProfileError, match=r"gone\.yaml:1:1: cannot read the file"):
         parse(str(tmp_path / "gone.yaml"))
 
 
