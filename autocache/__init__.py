@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from autocache import demo, errors, how, probe, when, where
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
     from autocache.run_stats import RunStats
+    from autocache.tuning.calibrate import calibrate
     from autocache.tuning.profile import Profile
 
 _HOME = {
     "Patch": "api",
     "Profile": "tuning.profile",
     "RunStats": "run_stats",
+    "calibrate": "tuning.calibrate",
     "is_patched": "api",
     "patch": "api",
     "patched": "api",
@@ -33,6 +35,7 @@ __all__ = [
     "Patch",
     "Profile",
     "RunStats",
+    "calibrate",
     "demo",
     "errors",
     "how",

@@ -42,6 +42,10 @@ class PatchError(AutocacheError):
     """The model cannot be instrumented as it stands."""
 
 
+class CalibrationError(AutocacheError):
+    """A calibration run does not support a table: what is measured does not tell the error."""
+
+
 class MemoryLimitError(AutocacheError):
     """What the strategy has to keep does not fit the given memory limit."""
 

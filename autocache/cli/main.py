@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from autocache.cli import demo, specs, strategies
+from autocache.cli import calibrate, demo, specs, strategies
 from autocache.errors import AutocacheError
 
-COMMANDS = (demo, strategies, specs)
+COMMANDS = (demo, calibrate, strategies, specs)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -45,7 +45,11 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first input's noise")
     parser.add_argument(
-        "--batch", type=_positive, default=8, metavar="N", help="prompts in one call (default: 8)"
+        "--batch",
+        type=_positive,
+        default=8,
+        metavar="N",
+        help="prompts in one call (default: %(default)s)",
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)"

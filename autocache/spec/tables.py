@@ -39,10 +39,16 @@ class TeaCacheTable(Facts):
         1, description="First steps that are always computed."
     )
     force_last: bool = Field(True, description="Whether the last step is always computed.")
+    valid_for: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="The least and the largest change of the probe it was fitted to."
+    )
+    r2: Number | None = Field(
+        None, description="Share of the variance that it explains on inputs it was not fitted to."
+    )
     steps: Steps | None = None
     scheduler: Scheduler | None = None
-    provenance: Literal["official", "lightx2v", "community", "bundled"] = Field(
-        description="Who fitted it."
+    provenance: Literal["official", "lightx2v", "community", "bundled", "calibrated"] = Field(
+        description="Who fitted it; `calibrated` is what autocache calibrate writes."
     )
     fitted_on: FittedOn | None = None
     source: Source
@@ -73,6 +79,9 @@ class MagCacheTable(Facts):
     )
     retention: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Share of the first steps that are always computed."
+    )
+    spread: Number | None = Field(
+        default=None, description="Standard deviation of a step's ratio between inputs."
     )
     scheduler: Scheduler | None = None
     fitted_on: FittedOn | None = None

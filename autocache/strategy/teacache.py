@@ -99,6 +99,7 @@ class TeaCache(Strategy):
             coefficients=coefficients,
             clip=self.poly_clip,
             relative=relative,
+            valid_for=_range(table) if self.coefficients is None else None,
         )
         limits = Limits(
             warmup=table.warmup_steps if table else 1,
@@ -154,6 +155,13 @@ class TeaCache(Strategy):
                 f"{nearest(probe, spec.probes)}"
             )
         return probe
+
+
+def _range(table: TeaCacheTable | None) -> tuple[float, float] | None:
+    if table is None or table.valid_for is None:
+        return None
+    low, high = table.valid_for
+    return low, high
 
 
 def _no_table(strategy: str, spec: Spec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,8 @@ from autocache.when.base import When
 
 if TYPE_CHECKING:
     from autocache.probe import Probe
+
+logger = logging.getLogger("autocache")
 
 Clip = Literal["zero", "abs", "none"]
 
@@ -32,7 +35,9 @@ class Accumulated(When):
 
     A `threshold` of 0 never skips. `relative` reads the threshold as a multiple of the mean change
     per step of this generation so far: a rule for models nobody has calibrated. `per_sample` takes
-    the change of each sample of the batch by itself, and their mean.
+    the change of each sample of the batch by itself, and their mean. Changes further outside the
+    range `valid_for` than it is wide, for which the polynomial was not fitted and where it may say
+    anything, are told once per generation.
 
     Source: TeaCache, arXiv 2411.19108.
     """
@@ -43,6 +48,7 @@ class Accumulated(When):
     clip: Clip = "zero"
     relative: bool = False
     per_sample: bool = False
+    valid_for: tuple[float, float] | None = None
 
     @property
     def probe(self) -> Probe | None:  # type: ignore[override]
@@ -55,6 +61,7 @@ class Accumulated(When):
         if distance is None or moment.forced or not math.isfinite(distance):
             memory["sum"] = 0.0
             return Decision(compute=True, keep=keep)
+        self._tell_if_far(moment, distance)
         memory["sum"] = total = memory.get("sum", 0.0) + self._rescale(distance)
         compute = total >= self._limit(memory, distance)
         if compute:
@@ -71,6 +78,22 @@ class Accumulated(When):
         if not before:
             return None
         return relative_l1(probe, before[-1].tensor, self.per_sample)
+
+    def _tell_if_far(self, moment: Moment, distance: float) -> None:
+        if self.valid_for is None or "told" in moment.shared.memory:
+            return
+        low, high = self.valid_for
+        if not 2 * low - high <= distance <= 2 * high - low:
+            moment.shared.memory["told"] = True
+            logger.warning(
+                "the probe changed by %.3g in step %d, and the coefficients were fitted to changes "
+                "from %.3g to %.3g; autocache calibrate fits them to this number of steps and this "
+                "scheduler",
+                distance,
+                moment.step,
+                low,
+                high,
+            )
 
     def _rescale(self, distance: float) -> float:
         value = polynomial(self.coefficients, distance)

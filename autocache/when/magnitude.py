@@ -9,6 +9,12 @@ from autocache.runtime.moment import Decision, Moment
 from autocache.when.base import When
 
 
+def unconditional(branch: str) -> bool:
+    """Whether a guidance branch is named so, or is the second call of a step."""
+    named = branch.partition("#")[0]
+    return named == "1" or named.removeprefix("pred_").startswith("uncond")
+
+
 @dataclass(frozen=True)
 class Magnitude(When):
     """MagCache's rule. `ratios[i]` tells how much larger the residual of step `i` is than that of
@@ -47,9 +53,9 @@ class Magnitude(When):
         return Decision(not (keep and little), keep=keep, distance=error)
 
     def _table(self, moment: Moment) -> tuple[float, ...]:
-        branch = moment.call.branch.partition("#")[0]
-        other = branch == "1" or branch.removeprefix("pred_").startswith("uncond")
-        return self.uncond if other and self.uncond else self.ratios
+        if self.uncond and unconditional(moment.call.branch):
+            return self.uncond
+        return self.ratios
 
     def _total(self, moment: Moment) -> int:
         return moment.total or len(self._table(moment))
