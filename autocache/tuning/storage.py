@@ -85,6 +85,11 @@ def _database(optuna: ModuleType, url: str) -> BaseStorage:
             if attempt == ATTEMPTS:
                 raise AutocacheError(f"cannot open {shown(url)}: {error}") from error
             time.sleep(0.1 * attempt)
-        except (ImportError, ArgumentError) as error:
+        except ImportError as error:
+            missing = error.__cause__ or error
+            raise AutocacheError(
+                f"cannot open {shown(url)}: its driver is not installed ({missing})"
+            ) from error
+        except ArgumentError as error:
             raise AutocacheError(f"cannot open {shown(url)}: {error}") from error
     raise AssertionError

@@ -119,11 +119,11 @@ def _run(study: optuna.Study, objective: Objective, constraints: Constraints | N
     try:
         with present(trial):
             value = objective(trial)
+            values = value if isinstance(value, tuple) else (value,)
+            if any(math.isnan(one) for one in values):
+                raise AutocacheError("its value is not a number")
             for key, excess in (constraints(trial) if constraints else {}).items():
                 trial.set_constraint(key, excess)
-        values = value if isinstance(value, tuple) else (value,)
-        if any(math.isnan(one) for one in values):
-            raise AutocacheError("its value is not a number")
         return study.tell(trial, values, state=TrialState.COMPLETE)
     except TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
