@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from autocache.errors import ParameterError
 from autocache.strategy.auto import Auto
 from autocache.targets import denoisers, uncompiled
+from autocache.tuning.compute import Compute
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,13 +85,13 @@ class Workload:
         `count` has the compute counted, which takes time of its own. Further arguments replace
         those of the calls.
         """
-        counter = _counter()
+        counter = Compute(self.denoisers) if count else None
         began = time.perf_counter()
-        with counter if count else contextlib.nullcontext():
+        with counter or contextlib.nullcontext():
             drawn = [self.draw(call, pictures=pictures, **arguments) for call in self.calls()]
         seconds = time.perf_counter() - began
         samples = [one for call in drawn for one in call]
-        return Drawn(samples, seconds, self._counted(counter) if count else None)
+        return Drawn(samples, seconds, counter.spent if counter else None)
 
     def calls(self) -> Iterator[dict[str, Any]]:
         """The arguments of each call of the pipeline, its noise among them."""
@@ -122,11 +122,6 @@ class Workload:
         returned = self.pipe(**{**call, "output_type": kind, **arguments, "return_dict": False})
         return [_array(one) for one in returned[0]]
 
-    def _counted(self, counter: FlopCounterMode) -> int:
-        counts = counter.get_flop_counts()
-        names = {type(model).__name__ for model in self.denoisers}
-        return sum(sum(counts[name].values()) for name in names if name in counts)
-
 
 def _noise(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -136,13 +131,3 @@ def _array(sample: Any) -> np.ndarray:
     if isinstance(sample, torch.Tensor):
         sample = sample.detach().float().cpu().numpy()
     return np.asarray(sample, dtype=np.float32)
-
-
-def _counter() -> FlopCounterMode:
-    # Torch's own table leaves out the kernel that attention takes on a CPU.
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={kernel: _attention})
-
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
