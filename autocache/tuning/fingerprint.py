@@ -10,6 +10,9 @@ from typing import Any
 
 from autocache.targets import config_of
 
+NOT_BUILT = ("dtype", "quantization_config", "torch_dtype", "transformers_version")
+"""Keys that say how a model is kept, not what it is."""
+
 LENGTH = 12
 """Hexadecimal digits: 48 bits, ample to tell configurations of one class apart."""
 
@@ -17,25 +20,31 @@ LENGTH = 12
 def fingerprint(built: object) -> str | None:
     """The fingerprint of the configuration of a model or a scheduler; None where it has none.
 
-    Left out are keys with a leading underscore (versions, names, paths), and values that are the
-    default of the class's constructor: a later version may have more of them.
+    What counts is what the class's constructor takes, where the configuration names that, and is
+    not its default: a later version may take more. Keys with a leading underscore and the like
+    (versions, names, paths, number formats) say nothing of what is built.
     """
     config = config_of(built)
     if not config:
         return None
-    defaults = _defaults(type(built))
+    parameters = _parameters(type(built))
+    named = parameters.keys() & config.keys()
     told = {
         key: _plain(value)
         for key, value in config.items()
-        if not key.startswith("_") and not (key in defaults and defaults[key] == _plain(value))
+        if (key in named or not named)
+        and not key.startswith("_")
+        and key not in NOT_BUILT
+        and (key not in parameters or parameters[key] != [_plain(value)])
     }
     text = json.dumps(told, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
 
 
-def _defaults(cls: type) -> dict[str, Any]:
+def _parameters(cls: type) -> dict[str, list[Any]]:
+    """What the constructor takes, each with its default in a list, empty where it has none."""
     parameters = inspect.signature(cls.__init__).parameters.values()
-    return {p.name: _plain(p.default) for p in parameters if p.default is not p.empty}
+    return {p.name: [] if p.default is p.empty else [_plain(p.default)] for p in parameters}
 
 
 def _plain(value: Any) -> Any:
