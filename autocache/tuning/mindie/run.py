@@ -76,12 +76,13 @@ class PublishedSearch:
             raise ParameterError(f"no search {strategy!r}{nearest(strategy, _SEARCHES)}")
         self.workload = workload
         self.strategy = strategy
+        # What has no blocks is refused before anything is drawn.
+        place = _blocks(workload, stack) if strategy == "dit_block" else None
         self.reference, self.steps = _drawn(workload)
         common = {"steps": self.steps, "ratio": ratio, **options}
         self.plan: BlockSearch | AttentionSearch
-        if strategy == "dit_block":
-            blocks, offset = _blocks(workload, stack)
-            self.plan = BlockSearch(blocks=blocks, offset=offset, **common)
+        if place is not None:
+            self.plan = BlockSearch(blocks=place[0], offset=place[1], **common)
         else:
             known = attention_share(workload, self.steps) if share is None else share
             self.plan = AttentionSearch(share=known, **common)
