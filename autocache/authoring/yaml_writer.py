@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 WIDTH = 100
-BLOCK_DEPTH = {"stacks": 2, "proof": 2, "probes": 2, "guidance": 1, "unet": 1, "attention": 1}
+BLOCK_DEPTH = {
+    **{"stacks": 2, "proof": 2, "probes": 2},
+    **dict.fromkeys(("guidance", "unet", "attention", "teacache", "magcache"), 1),
+}
 """Down to which depth the values of a key get lines of their own, where they are not empty."""
 
 
