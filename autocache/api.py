@@ -130,8 +130,8 @@ def patch(
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
         dry_run: compute everything, and record what would have been skipped and at what error.
         memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.
-        **params: the strategy's parameters; in a list, those of the first. They and the other
-            keywords go before those of a profile.
+        **params: the strategy's parameters; in a list, those of the first. They go before those of
+            a profile, as do the keywords above where they are not at their defaults.
 
     Raises:
         UnknownStrategyError: no strategy has that name.
