@@ -58,21 +58,25 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None and options.output.exists():
         raise ParameterError(f"{options.output} exists; the tables are written to a new file")
     given = workload(options)
-    print(f"drawing {len(given.inputs)} inputs once, without cache", file=sys.stderr, flush=True)
-    made = calibrate(
-        given.pipe,
-        given.inputs,
-        strategy=options.strategy or STRATEGIES,
-        call=given.call,
-        seed=given.seed,
-        batch=given.batch,
-        probe=options.probe,
-        order=options.order,
-        warmup_steps=options.warmup_steps,
-        min_r2=options.min_r2,
-        force=options.force,
-        id=options.id,
-    )
+    count = len(given.inputs)
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"drawing {count} inputs once, without cache") as status:
+        made = calibrate(
+            given.pipe,
+            given.inputs,
+            strategy=options.strategy or STRATEGIES,
+            call=given.call,
+            seed=given.seed,
+            batch=given.batch,
+            probe=options.probe,
+            order=options.order,
+            warmup_steps=options.warmup_steps,
+            min_r2=options.min_r2,
+            force=options.force,
+            id=options.id,
+            tell=lambda done: status.update(f"{done} of {count} inputs drawn, without cache"),
+        )
     print(made.report, file=sys.stderr)
     for file in made.write(options.spec_out) if options.spec_out else ():
         print(f"spec: {file}", file=sys.stderr)

@@ -119,5 +119,5 @@ def _no_table(spec: Spec, known: list[str]) -> str:
     return (
         f"magcache has no magnitude ratios for this {spec.name}: {tables if known else ''}give "
         "ratios=, one per step: each the mean over the tokens of |R_i| / |R_(i-1)|, R_i being what "
-        "all blocks add in step i of a run without cache"
+        "all blocks add in step i of a run without cache (autocache.calibrate measures them)"
     )

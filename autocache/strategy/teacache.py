@@ -169,6 +169,7 @@ def _no_table(strategy: str, spec: Spec) -> str:
     other = f"name a table with table= where one fits the checkpoint ({known}), " if known else ""
     return (
         f"{strategy} has no coefficients for this {spec.name}: {other}give coefficients=, fitted "
-        "on runs without cache (highest order first; (1, 0) takes the change as it is), or choose "
-        "a strategy that needs none, such as easycache, fbcache or dit_block"
+        "on runs without cache (autocache.calibrate does it; highest order first, and (1, 0) takes "
+        "the change as it is), or choose a strategy that needs none, such as easycache, fbcache or "
+        "dit_block"
     )

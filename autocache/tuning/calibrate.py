@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from autocache.api import patched
@@ -45,6 +45,7 @@ def calibrate(
     force: bool = False,
     id: str | None = None,
     spec: Any = None,
+    tell: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Draw every input once without cache, and make tables for this model of what was measured.
 
@@ -76,8 +77,9 @@ def calibrate(
         warmup_steps: first steps that are left out of the fit, and that the table has computed.
         min_r2: see above.
         force: make the tables whatever they are worth.
-        id: of the tables; by default the checkpoint's name and the number of steps.
+        id: of the tables; by default the checkpoint's name with `-calibrated` behind it.
         spec: as `autocache.patch` takes it.
+        tell: told after every call how many inputs are done.
 
     Raises:
         CalibrationError: every table that was asked for is refused.
@@ -92,7 +94,7 @@ def calibrate(
         if name not in NAMES:
             raise ParameterError(f"there are no tables for {name!r}{nearest(name, NAMES)}")
     workload = Workload(pipe, inputs, call=call, seed=seed, batch=batch)
-    by_model = _by_spec(record(workload, names, probe, spec))
+    by_model = _by_spec(record(workload, names, probe, spec, tell))
     found: list[Calibrated] = []
     refused: dict[str, str] = {}
     for name in names:
@@ -113,7 +115,11 @@ def calibrate(
 
 
 def record(
-    workload: Workload, names: Sequence[str], probe: str | None = None, spec: Any = None
+    workload: Workload,
+    names: Sequence[str],
+    probe: str | None = None,
+    spec: Any = None,
+    tell: Callable[[int], None] | None = None,
 ) -> list[Series]:
     """What moved how much in each step, of one run of every input without cache.
 
@@ -129,7 +135,10 @@ def record(
     with unpatched(workload.pipe), patched(workload.pipe, recording, spec=spec):
         for first in range(0, len(workload.inputs), workload.batch):
             recorder.entry = first
-            workload.among(first, first + workload.batch).run(pictures=False)
+            part = workload.among(first, first + workload.batch)
+            part.run(pictures=False)
+            if tell:
+                tell(first + len(part.inputs))
     return recorder.series
 
 
@@ -149,15 +158,15 @@ def _teacache(
     spec = series[0].spec
     if not spec.probes:
         raise CalibrationError(f"teacache measures a probe, and {spec.name} has none (probes:)")
-    fits = [
-        calibrate_teacache.fit(found, order, made.warmup_steps)
-        for name in ([probe] if probe else spec.probes)
-        if (found := calibrate_teacache.pairs(series, name, made.warmup_steps)) is not None
-    ]
+    fits, problems = [], []
+    for name in [probe] if probe else spec.probes:
+        try:
+            found = calibrate_teacache.pairs(series, name, made.warmup_steps)
+            fits.append(calibrate_teacache.fit(found, order, made.warmup_steps))
+        except CalibrationError as error:
+            problems.append(f"teacache on {spec.name}: {error}")
     if not fits:
-        raise CalibrationError(
-            f"teacache on {spec.name}: nothing was measured; give more steps than warmup_steps"
-        )
+        raise CalibrationError("\n".join(problems))
     best = max(fits, key=lambda one: one.score)
     others = tuple(fit for fit in fits if fit is not best)
     if not (force or best.predicts(min_r2, MIN_RANK)):

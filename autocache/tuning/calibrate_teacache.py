@@ -81,8 +81,12 @@ class TeaCacheFit:
         return self.held_out_r2 >= min_r2 or self.rank_correlation >= min_rank
 
 
-def pairs(series: Sequence[Series], probe: str, warmup_steps: int = 1) -> Pairs | None:
-    """The pairs of one probe, of steps from `warmup_steps` on; None where it was not measured."""
+def pairs(series: Sequence[Series], probe: str, warmup_steps: int = 1) -> Pairs:
+    """The pairs of one probe, of steps from `warmup_steps` on.
+
+    Raises:
+        CalibrationError: it was not measured in any.
+    """
     entries, xs, ys = [], [], []
     for one in series:
         x, y = one.changes.get(probe, {}), one.changes.get(OUTPUT, {})
@@ -91,7 +95,12 @@ def pairs(series: Sequence[Series], probe: str, warmup_steps: int = 1) -> Pairs 
             entries.append(one.entry)
             xs.append(np.array([x[step] for step in steps]))
             ys.append(np.array([y[step] for step in steps]))
-    return Pairs(probe, tuple(entries), tuple(xs), tuple(ys)) if xs else None
+    if not xs:
+        raise CalibrationError(
+            f"{probe}: not measured in two consecutive steps after the first {warmup_steps}; give "
+            "more steps"
+        )
+    return Pairs(probe, tuple(entries), tuple(xs), tuple(ys))
 
 
 def fit(found: Pairs, order: int = 4, warmup_steps: int = 1) -> TeaCacheFit:
@@ -126,7 +135,9 @@ def fit(found: Pairs, order: int = 4, warmup_steps: int = 1) -> TeaCacheFit:
 
 
 def _fitted(x: np.ndarray, y: np.ndarray, order: int) -> tuple[float, ...]:
-    return tuple(_rounded(c, 6) for c in np.polyfit(x, y, order))
+    # In full it does not warn of a poor fit: that shows on the inputs left out.
+    found = np.polyfit(x, y, order, full=True)[0]
+    return tuple(_rounded(c, 6) for c in found)
 
 
 def _left_out(found: Pairs, order: int) -> tuple[np.ndarray | None, np.ndarray]:
