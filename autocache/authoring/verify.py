@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +24,7 @@ from autocache.authoring.checks.subject import NotApplicable, Subject
 from autocache.authoring.checks.submodules import attention, feed_forward
 from autocache.authoring.instance import loop_of, proof_of
 from autocache.errors import AutocacheError
+from autocache.quiet import quiet
 from autocache.spec import registry
 from autocache.spec.schema import Spec
 
@@ -105,7 +104,7 @@ def reports(
         spec = [info.model for info in registry.specs()]
     given = [spec] if isinstance(spec, str | Path | Spec) else list(spec)
     for one in [registry.resolve(one, None) for one in given]:
-        with _quiet():
+        with quiet():
             checks = _model(one)
             if pipelines and checks[0].outcome == "passed":
                 checks += [_pipeline(one, label) for label in proof_of(one).pipelines]
@@ -119,20 +118,8 @@ def verify_pipeline(spec: Given, label: str) -> Report:
     """
     found = registry.resolve(spec, None)
     loop_of(found, label)
-    with _quiet():
+    with quiet():
         return _report(found, [_pipeline(found, label)])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Patches that never skip are made on purpose; warnings of them would bury the result."""
-    logger = logging.getLogger("autocache")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _model(spec: Spec) -> list[Check]:

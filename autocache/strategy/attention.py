@@ -41,7 +41,7 @@ class Attention(Scheduled):
     name: ClassVar[str] = "attention"
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "step_start": Range(0.0, 0.4, of="steps", usual=0.2),
-        "step_interval": Range(2, 6, whole=True, usual=2),
+        "step_interval": Range(2, 6, whole=True, usual=2, about="speedup"),
         "step_end": Range(0.6, 1.0, of="steps", usual=0.94),
     }
 

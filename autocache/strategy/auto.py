@@ -46,7 +46,7 @@ class Auto(Strategy):
     name: ClassVar[str] = "auto"
     needs_spec: ClassVar[bool] = False
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "speedup": Range(1.2, 6.0, log=True),
+        "speedup": Range(1.2, 6.0, log=True, about="speedup"),
         "correction": OneOf((None, 0, 1, 2, 3)),
     }
 

@@ -38,7 +38,7 @@ class DeepCache(Strategy):
 
     name: ClassVar[str] = "deepcache"
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "interval": Range(2, 8, whole=True),
+        "interval": Range(2, 8, whole=True, about="speedup"),
         "branch": Range(0, 2, whole=True),
         "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.0),
     }

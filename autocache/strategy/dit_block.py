@@ -41,7 +41,7 @@ class DitBlock(Scheduled):
     name: ClassVar[str] = "dit_block"
     tunable: ClassVar[Mapping[str, Tunable]] = {
         "step_start": Range(0.0, 0.4, of="steps", usual=0.2),
-        "step_interval": Range(2, 6, whole=True, usual=2),
+        "step_interval": Range(2, 6, whole=True, usual=2, about="speedup"),
         "blocks": Pair(
             Range(0.0, 0.9, of="blocks", usual=0.1), Range(0.1, 1.0, of="blocks", usual=0.9)
         ),

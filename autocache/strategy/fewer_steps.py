@@ -38,7 +38,7 @@ class FewerSteps(Strategy):
     name: ClassVar[str] = "fewer_steps"
     needs_spec: ClassVar[bool] = False
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "ratio": Range(0.15, 1.0, usual=0.5),
+        "ratio": Range(0.15, 1.0, usual=0.5, about="compute"),
     }
 
     steps: int | None = Field(None, ge=1, description="steps to take, if more were asked for")

@@ -38,7 +38,7 @@ class Fora(Strategy):
 
     name: ClassVar[str] = "fora"
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "interval": Range(2, 8, whole=True),
+        "interval": Range(2, 8, whole=True, about="speedup"),
         "countdown": OneOf((False, True)),
         "warmup_steps": Range(0.0, 0.3, of="steps", usual=0.0),
     }

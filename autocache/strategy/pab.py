@@ -57,7 +57,7 @@ class Pab(Strategy):
 
     name: ClassVar[str] = "pab"
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "spatial_range": Range(2, 8, whole=True, usual=2),
+        "spatial_range": Range(2, 8, whole=True, usual=2, about="speedup"),
         "spatial_window": Pair(Range(-1.0, 300.0, usual=100.0), Range(400.0, 1001.0, usual=800.0)),
     }
 

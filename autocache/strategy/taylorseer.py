@@ -49,7 +49,7 @@ class TaylorSeer(Strategy):
 
     name: ClassVar[str] = "taylorseer"
     tunable: ClassVar[Mapping[str, Tunable]] = {
-        "interval": Range(2, 8, whole=True, usual=5),
+        "interval": Range(2, 8, whole=True, usual=5, about="speedup"),
         "order": Range(0, 3, whole=True, usual=1),
         "scope": OneOf(("submodules", "stack", "output")),
         "basis": OneOf(("taylor", "newton")),

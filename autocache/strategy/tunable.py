@@ -12,7 +12,9 @@ class Range:
 
     `of` has the ends be shares of all blocks of the model or of all steps of the generation, and
     the value a whole number of them, at least `least`. `log` tries small and large values alike.
-    `usual` is what a search starts with where the parameter has no default of its own.
+    `usual` is what a search starts with where the parameter has no default of its own. `about` says
+    that the value comes near the speed-up, or the share of the compute that is left: a search for
+    a given speed-up starts there.
     """
 
     low: float
@@ -22,13 +24,18 @@ class Range:
     of: Literal["blocks", "steps"] | None = None
     least: int = 0
     usual: float | None = None
+    about: Literal["speedup", "compute"] | None = None
 
     def ends(self, blocks: int, steps: int) -> tuple[float, float]:
         """The lowest and the highest value, for a model and a generation of that size."""
         return self._number(self.low, blocks, steps), self._number(self.high, blocks, steps)
 
-    def start(self, default: Any, blocks: int, steps: int) -> Any:
-        """The value to begin with: the parameter's default, or what usually suits."""
+    def start(self, default: Any, blocks: int, steps: int, speedup: float | None = None) -> Any:
+        """The value to begin with: what the speed-up asks for, the parameter's default, or what
+        usually suits."""
+        if self.about is not None and speedup is not None:
+            near = speedup if self.about == "speedup" else 1 / speedup
+            default = round(near) if self.whole else near
         if default is not None:
             low, high = self.ends(blocks, steps)
             return min(max(default, low), high)
@@ -47,7 +54,7 @@ class OneOf:
 
     values: tuple[Any, ...]
 
-    def start(self, default: Any, blocks: int, steps: int) -> Any:
+    def start(self, default: Any, blocks: int, steps: int, speedup: float | None = None) -> Any:
         """The value to begin with: the parameter's default."""
         return default
 
@@ -59,7 +66,9 @@ class Pair:
     first: Range
     second: Range
 
-    def start(self, default: Any, blocks: int, steps: int) -> tuple[Any, Any]:
+    def start(
+        self, default: Any, blocks: int, steps: int, speedup: float | None = None
+    ) -> tuple[Any, Any]:
         """The values to begin with: the parameter's default, or what usually suits."""
         one, other = default or (None, None)
         _, most = self.first_ends(blocks, steps)

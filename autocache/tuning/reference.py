@@ -11,6 +11,7 @@ import numpy as np
 from autocache.api import patched
 from autocache.errors import AutocacheError
 from autocache.metrics import psnr
+from autocache.quiet import quiet
 from autocache.spec import registry
 from autocache.spec.bind import bind
 from autocache.when import Always
@@ -40,7 +41,7 @@ class Reference:
         Raises:
             AutocacheError: the denoisers computed nothing that can be counted.
         """
-        with patched(workload.pipe, when=Always(), where=Denoiser()) as plain:
+        with quiet(), patched(workload.pipe, when=Always(), where=Denoiser()) as plain:
             drawn = workload.run(count=True)
             steps = 1 + max((record.step for record in plain.stats().steps), default=-1)
         if not drawn.compute or not steps:

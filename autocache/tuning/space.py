@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autocache import strategy as strategies
-from autocache.errors import ParameterError
+from autocache.errors import ParameterError, nearest
 from autocache.strategy.tunable import OneOf, Pair, Range
 
 if TYPE_CHECKING:
@@ -36,7 +36,14 @@ def suggest_strategy(trial: optuna.trial.BaseTrial, names: Sequence[str]) -> str
     return trial.suggest_categorical(STRATEGY, list(names))
 
 
-def suggest(trial: optuna.trial.BaseTrial, name: str, *, blocks: int, steps: int) -> dict[str, Any]:
+def suggest(
+    trial: optuna.trial.BaseTrial,
+    name: str,
+    *,
+    blocks: int,
+    steps: int,
+    tunable: Mapping[str, Tunable] | None = None,
+) -> dict[str, Any]:
     """Parameters of a strategy for `autocache.patch`, as a trial suggests them.
 
     Args:
@@ -44,27 +51,45 @@ def suggest(trial: optuna.trial.BaseTrial, name: str, *, blocks: int, steps: int
         name: the strategy.
         blocks: of the model, over all its stacks; 0 where it has none.
         steps: of the generation.
+        tunable: what to vary, by default all that the strategy declares.
 
     Raises:
         UnknownStrategyError: there is none of that name.
     """
+    varied = strategies.get(name).tunable if tunable is None else tunable
     return {
-        parameter: _suggest(trial, f"{name}.{parameter}", tunable, blocks, steps)
-        for parameter, tunable in strategies.get(name).tunable.items()
+        parameter: _suggest(trial, f"{name}.{parameter}", values, blocks, steps)
+        for parameter, values in varied.items()
     }
 
 
-def start(name: str, *, blocks: int, steps: int) -> dict[str, Any]:
-    """The trial with what a strategy does by default: its name and parameters, as in a study.
+def start(
+    name: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    blocks: int,
+    steps: int,
+    speedup: float | None = None,
+) -> dict[str, Any]:
+    """A trial to begin with: a strategy's name and parameters, as they are called in a study.
+
+    They are its defaults, with a speed-up where that can be said beforehand; `parameters` goes
+    before both.
 
     Raises:
         UnknownStrategyError: there is none of that name.
+        ParameterError: one of the parameters is none that a search varies.
     """
     chosen = strategies.get(name)
+    given = dict(parameters or {})
+    for parameter in given:
+        if parameter not in chosen.tunable:
+            near = nearest(parameter, chosen.tunable)
+            raise ParameterError(f"a search does not vary {parameter!r} of {name}{near}")
     trial: dict[str, Any] = {STRATEGY: name}
     for parameter, tunable in chosen.tunable.items():
         default = chosen.model_fields[parameter].get_default(call_default_factory=True)
-        value = tunable.start(default, blocks, steps)
+        value = given.get(parameter, tunable.start(default, blocks, steps, speedup))
         trial |= _named(f"{name}.{parameter}", value, isinstance(tunable, Pair))
     return trial
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autocache.api import patched
-from autocache.errors import AutocacheError, DoesNotApplyError, ParameterError
-from autocache.strategy import get
+from autocache.errors import AutocacheError
+from autocache.quiet import quiet
+from autocache.tuning.applicable import Spaces, applicable
 from autocache.tuning.candidate import Candidate, summary
 from autocache.tuning.made_for import MadeFor
 from autocache.tuning.reference import Reference
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import optuna
 
     from autocache.tuning.workload import Workload
-
-logger = logging.getLogger("autocache")
 
 CANDIDATE = "candidate"
 """Attribute of a trial: what was tried and measured."""
@@ -42,12 +40,14 @@ def search_strategies(
     seed: int = 0,
     tell: Tell | None = None,
     reference: Reference | None = None,
+    starts: Sequence[tuple[str, Mapping[str, Any]]] = (),
     name: str = "strategies",
 ) -> list[Candidate]:
     """Try strategies with all kinds of parameters; those that no other beats, cheapest first.
 
     Each trial draws every input of the workload once, and so does the reference. The first trials
-    are the strategies as they are by default. The pipeline is left as it was, patched or not.
+    are the strategies as they are by default, or near the speed-up asked for. The pipeline is left
+    as it was, patched or not.
 
     Args:
         workload: what is drawn.
@@ -60,6 +60,7 @@ def search_strategies(
         seed: of what is drawn of the parameters.
         tell: called after every trial, see `autocache.tuning.study.search`.
         reference: the run without a cache, where it is there already.
+        starts: strategies with some of their parameters, to try after the defaults.
         name: of the study in its storage.
 
     Returns:
@@ -72,13 +73,13 @@ def search_strategies(
         AutocacheError: no candidate could be run, or one of the reasons `search` has.
     """
     with unpatched(workload.pipe):
-        chosen = applicable(workload.pipe, names)
+        spaces = applicable(workload.pipe, names)
         plain = reference or Reference.of(workload)
         size = {"blocks": plain.blocks, "steps": plain.steps}
 
         def objective(trial: optuna.Trial) -> tuple[float, float]:
-            strategy = suggest_strategy(trial, chosen)
-            parameters = suggest(trial, strategy, **size)
+            strategy = suggest_strategy(trial, list(spaces))
+            parameters = suggest(trial, strategy, tunable=spaces[strategy], **size)
             found = _known(trial) or measured(workload, plain, strategy, parameters)
             trial.set_user_attr(CANDIDATE, _written(found))
             return found.compute, found.score
@@ -88,42 +89,21 @@ def search_strategies(
             name=name,
             trials=trials,
             storage=storage,
-            starts=[start(strategy, **size) for strategy in chosen],
+            starts=[
+                start(strategy, parameters, speedup=speedup, **size)
+                for strategy, parameters in [*((one, {}) for one in spaces), *starts]
+                if strategy in spaces
+            ],
             directions=("minimize", "maximize"),
             seed=seed,
             tell=tell,
             constraints=lambda trial: excess(_read(trial.user_attrs), speedup, min_psnr),
-            identity={**_identity(workload, chosen, plain), "asked": [speedup, min_psnr]},
+            identity={**_identity(workload, spaces, plain), "asked": [speedup, min_psnr]},
         )
     if found := candidates(study):
         return front(found)
     reasons = sorted({str(trial.user_attrs.get("reason")) for trial in study.trials})
     raise AutocacheError(f"no candidate could be run: {'; '.join(reasons)}")
-
-
-def applicable(pipe: Any, names: Sequence[str]) -> list[str]:
-    """Those of the strategies that can be installed as they are by default.
-
-    Raises:
-        UnknownStrategyError: there is none of such a name.
-        ParameterError: no strategy is named.
-        DoesNotApplyError: none can be.
-    """
-    if not names:
-        raise ParameterError("there are no strategies to search among; name at least one")
-    refused = {}
-    for name in dict.fromkeys(names):
-        get(name)
-        try:
-            with patched(pipe, name):
-                pass
-        except AutocacheError as error:
-            refused[name] = str(error)
-            logger.warning("%s is left out of the search: %s", name, error)
-    if chosen := [name for name in dict.fromkeys(names) if name not in refused]:
-        return chosen
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise DoesNotApplyError(f"none of the strategies can be searched: {reasons}")
 
 
 def measured(
@@ -134,7 +114,7 @@ def measured(
     Raises:
         AutocacheError: it cannot be run with these parameters, or what it draws are no numbers.
     """
-    with patched(workload.pipe, strategy, **parameters):
+    with quiet(), patched(workload.pipe, strategy, **parameters):
         drawn = workload.run(count=True)
     if not all(np.isfinite(sample).all() for sample in drawn.samples):
         raise AutocacheError(f"{strategy} draws what are no numbers")
@@ -208,10 +188,10 @@ def _read(attributes: Mapping[str, Any]) -> Candidate:
     return Candidate(**attributes[CANDIDATE])
 
 
-def _identity(workload: Workload, names: Sequence[str], plain: Reference) -> dict[str, Any]:
+def _identity(workload: Workload, spaces: Spaces, plain: Reference) -> dict[str, Any]:
     made_for = MadeFor.of(workload.pipe, steps=plain.steps)
     told = {
-        "strategies": names,
+        "strategies": {name: list(space) for name, space in spaces.items()},
         "made_for": made_for.model_dump(by_alias=True, mode="json", exclude={"versions", "times"}),
         "inputs": workload.inputs,
         "call": workload.call,

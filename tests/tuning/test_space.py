@@ -90,6 +90,27 @@ def test_the_start_is_a_trial_of_the_space(name, blocks, steps):
     assert trial.params == begin
 
 
+def test_a_start_comes_near_the_speed_up():
+    """Where a parameter says how fast it will be, a search for a speed-up begins there."""
+    size = {"blocks": 57, "steps": 28, "speedup": 3.0}
+    assert start("auto", **size)["auto.speedup"] == 3.0
+    assert start("fewer_steps", **size)["fewer_steps.ratio"] == pytest.approx(1 / 3)
+    assert start("fora", **size)["fora.interval"] == 3
+    assert start("fora", **{**size, "speedup": 20.0})["fora.interval"] == 8
+    assert start("fbcache", **size)["fbcache.threshold"] == 0.08
+
+
+def test_a_start_of_ones_own():
+    """Given parameters go before the defaults, and one that no search varies is refused."""
+    size = {"blocks": 57, "steps": 28}
+    begin = start("dit_block", {"blocks": (3, 20), "step_interval": 4}, **size)
+    trial = optuna.trial.FixedTrial(begin)
+    drawn = suggest(trial, "dit_block", **size)
+    assert drawn == {"step_start": 6, "step_interval": 4, "blocks": (3, 20)}
+    with pytest.raises(ParameterError, match="did you mean 'step_interval'"):
+        start("dit_block", {"step_intervall": 4}, **size)
+
+
 def test_shares_follow_the_model_and_the_generation():
     """A share of blocks or steps becomes a whole number of them; a pair never crosses."""
     blocks = Pair(Range(0.0, 0.9, of="blocks"), Range(0.1, 1.0, of="blocks"))

@@ -12,9 +12,13 @@ import pytest
 import torch
 
 import autocache
+import tiny
 from autocache import demo
 from autocache.demo.prompts import held_out
 from autocache.errors import AutocacheError, DoesNotApplyError, UnknownStrategyError
+from autocache.strategy.taylorseer import TaylorSeer
+from autocache.strategy.tunable import OneOf
+from autocache.tuning.applicable import applicable
 from autocache.tuning.candidate import Candidate
 from autocache.tuning.reference import Reference
 from autocache.tuning.strategies import (
@@ -35,7 +39,7 @@ NAMES = ["fora", "fewer_steps", "fbcache"]
 def workload() -> Workload:
     pipe = diffusers.FluxPipeline.from_pretrained(demo.path(), torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    call = {"height": 64, "width": 64, "max_sequence_length": 24, "num_inference_steps": STEPS}
+    call = {"height": 32, "width": 32, "max_sequence_length": 24, "num_inference_steps": STEPS}
     return Workload(pipe, held_out(1, 0), call=call)
 
 
@@ -86,6 +90,21 @@ def test_strategies_are_first_tried_as_they_are(workload, plain):
     assert fewer.compute == pytest.approx(0.5)
 
 
+def test_starts_of_ones_own_are_tried_after_those_near_the_speed_up(workload, plain):
+    """What is known to be good can be given; a strategy that is not searched is left out of it."""
+    studies = []
+    search_strategies(
+        workload,
+        ["fewer_steps"],
+        trials=2,
+        speedup=3.0,
+        reference=plain,
+        starts=[("fora", {"interval": 2}), ("fewer_steps", {"ratio": 0.5})],
+        tell=lambda study, _: studies.append(study),
+    )
+    assert [one.parameters["ratio"] for one in candidates(studies[-1])] == [1 / 3, 0.5]
+
+
 def test_a_search_goes_on_where_it_was(workload, plain, tmp_path, monkeypatch):
     """Nothing that is in the storage is drawn again, and another search is refused there."""
     given = {"storage": tmp_path / "study.log", "reference": plain, "speedup": 2.0}
@@ -134,6 +153,14 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def test_candidates_that_skip_nothing_are_no_news(workload, plain, caplog):
+    """Warnings that a strategy does nothing are for its users, not for a search."""
+    with caplog.at_level(logging.WARNING, "autocache"):
+        search_strategies(workload, ["invariant"], trials=1, reference=plain)
+        Reference.of(workload)
+    assert "skipped nothing" not in caplog.text
+
+
 def test_what_does_not_apply_is_left_out(workload, plain, caplog):
     """The log says why; where nothing is left, an error does."""
     with caplog.at_level(logging.WARNING, "autocache"):
@@ -144,6 +171,15 @@ def test_what_does_not_apply_is_left_out(workload, plain, caplog):
         search_strategies(workload, ["deepcache"], trials=1)
     with pytest.raises(UnknownStrategyError, match="did you mean 'fora'"):
         search_strategies(workload, ["forra"], trials=1)
+
+
+def test_choices_that_do_not_apply_are_left_out():
+    """On a UNet there is no stack to forecast; what it has is searched all the same."""
+    unet = tiny.build("UNet2DConditionModel")[0]
+    scope = applicable(unet, ["taylorseer"])["taylorseer"]["scope"]
+    assert scope == OneOf(("submodules", "output"))
+    stacked = tiny.build("DiTTransformer2DModel")[0]
+    assert applicable(stacked, ["taylorseer"])["taylorseer"] == TaylorSeer.tunable
 
 
 CHEAP, GOOD, EVEN, WORSE = (
