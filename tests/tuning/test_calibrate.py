@@ -16,7 +16,7 @@ from pipelines.tiny_pipelines import _arguments, denoisers, make, run
 from torch import nn
 
 import autocache
-from autocache.errors import CalibrationError, ParameterError
+from autocache.errors import CalibrationError, DoesNotApplyError, ParameterError
 from autocache.spec import registry
 from autocache.spec.schema import Probe
 from autocache.tuning import calibrate_magcache, calibrate_teacache
@@ -248,6 +248,23 @@ def test_a_probe_of_noise_is_refused():
     assert "20 pairs, 4 inputs" in str(raised.value)
     made = autocache.calibrate(pipe, given(pipe, 4), spec=spec, order=1, force=True, **options)
     assert made.tables[0].r2 < 0.5
+
+
+def test_a_model_without_blocks_is_refused():
+    """Both strategies skip the stack of blocks, and a UNet has none."""
+    pipe = make("sd")
+    with pytest.raises(DoesNotApplyError, match="no stack of blocks"):
+        autocache.calibrate(pipe, given(pipe), call={"num_inference_steps": STEPS})
+    assert not autocache.is_patched(pipe)
+
+
+def test_one_unfit_probe_does_not_hinder_another():
+    """The time embedding is the same for all inputs: 5 changes carry no polynomial of order 4."""
+    pipe = make("cogvideox")
+    made = autocache.calibrate(
+        pipe, given(pipe), strategy="teacache", call={"num_inference_steps": STEPS}, force=True
+    )
+    assert [table.probe for table in made.tables] == ["modulated_input"]
 
 
 def test_wrong_arguments_are_named():

@@ -114,6 +114,16 @@ def test_far_from_the_fitted_range_is_told_once(made, pipe, caplog, tmp_path):
     assert caplog.text.count("fitted to changes") == 1
 
 
+def test_a_batch_is_measured_as_one(pipe):
+    """As teacache measures it: one series of changes for all prompts of a call."""
+    told: list[int] = []
+    options: dict[str, Any] = {"strategy": "teacache", "order": 2, "force": True}
+    made = autocache.calibrate(pipe, held_out(3), call=CALL, batch=2, tell=told.append, **options)
+    fit = made.made[0].fit
+    assert (fit.pairs, fit.inputs) == (2 * (CALL["num_inference_steps"] - 1), 2)
+    assert told == [2, 3]
+
+
 def test_one_of_two_may_be_refused(pipe, caplog):
     """The other is made, and the reason is kept and logged."""
     made = autocache.calibrate(pipe, held_out(1), call=CALL)
