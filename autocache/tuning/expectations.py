@@ -169,7 +169,7 @@ class Expectations:
 _ELSEWHERE = "what was measured of the profile need not hold here"
 _CONSEQUENCE = {
     "config": "nothing in it was fitted to that model, so it goes on",
-    "steps": f"its steps are taken at the same share of the way, and {_ELSEWHERE}",
+    "steps": f"numbers of steps in it mean the same share of these, and {_ELSEWHERE}",
 }
 
 
