@@ -12,92 +12,40 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import autocache
-from autocache import demo
-from autocache.demo.clips import held_out_clips
-from autocache.demo.prompts import held_out
 from autocache.demo.run import mean_psnr
-from autocache.demo.single import held_out as held_out_single
 from autocache.errors import AutocacheError
 from autocache.metrics import psnr
+from autocache.tuning.workload import Workload
+from cases import CASES, Case
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A bundled pipeline and how it is called."""
-
-    pipeline: type
-    prompts: Callable[[int], list[str]]
-    arguments: dict[str, Any]
-    output: str
-    """The field of the pipeline's result that holds what it drew."""
-    denoiser: str
-
-
-CASES = {
-    "shapes": Case(
-        diffusers.FluxPipeline,
-        held_out,
-        {"height": 64, "width": 64, "max_sequence_length": 24},
-        "images",
-        "transformer",
-    ),
-    "shapes_sd": Case(
-        diffusers.StableDiffusionPipeline,
-        held_out_single,
-        {"height": 64, "width": 64, "guidance_scale": 4.0},
-        "images",
-        "unet",
-    ),
-    "shapes_wan": Case(
-        diffusers.WanPipeline,
-        held_out_clips,
-        {"height": 32, "width": 32, "num_frames": 17, "guidance_scale": 4.0},
-        "frames",
-        "transformer",
-    ),
-}
+GUIDED = {"shapes": False, "shapes_sd": True, "shapes_wan": True}
+"""Pipelines with their usual guidance."""
 
 
 class Runner:
     """One pipeline and one set of prompts."""
 
-    def __init__(self, name: str, prompts: int, steps: int) -> None:
-        self.case = CASES[name]
+    def __init__(self, case: Case, prompts: int, steps: int) -> None:
         self.steps = steps
-        self.captions = self.case.prompts(prompts)
-        self.pipe = self.case.pipeline.from_pretrained(demo.path(name), torch_dtype=torch.float32)
-        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe = case.load()
+        call = case.call(GUIDED[case.name], steps)
+        self.workload = Workload(self.pipe, case.prompts(prompts, 0), call=call, batch=prompts)
         self.plain: dict[int, tuple[np.ndarray, int]] = {}
 
     def draw(self, steps: int) -> tuple[np.ndarray, int]:
-        """What is drawn, (prompts, rows, columns, 3) in [0, 1], and the denoiser's compute."""
-        counter = FlopCounterMode(display=False)
-        with counter:
-            drawn = self.pipe(
-                prompt=self.captions,
-                num_inference_steps=steps,
-                generator=[torch.Generator().manual_seed(n) for n in range(len(self.captions))],
-                output_type="np",
-                **self.case.arguments,
-            )[self.case.output]
-        counted = counter.get_flop_counts()
-        name = type(getattr(self.pipe, self.case.denoiser)).__name__
-        # A clip is one picture here: its frames lie below each other.
-        pictures = drawn.reshape(len(drawn), -1, *drawn.shape[-2:])
-        return pictures, sum(counted[name].values())
+        """What is drawn, a row of values in [0, 1] for each prompt, and the denoiser's compute."""
+        drawn = self.workload.run(count=True, num_inference_steps=steps)
+        assert drawn.compute
+        return np.stack([sample.ravel() for sample in drawn.samples]), drawn.compute
 
     def reference(self, steps: int) -> tuple[np.ndarray, int]:
         """The plain pipeline."""
@@ -133,8 +81,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=28)
     options = parser.parse_args()
     figures: dict[str, dict[str, Any]] = {}
-    for name in CASES:
-        runner = Runner(name, options.prompts, options.steps)
+    for name, case in CASES.items():
+        runner = Runner(case, options.prompts, options.steps)
         figures[name] = {}
         for known in autocache.strategies():
             figures[name][known.name] = row = runner.row(known.name)

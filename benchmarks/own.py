@@ -1,0 +1,120 @@
+"""The strategies of this library, at settings that reach any compute they can."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import autocache
+from variants import Variant
+
+ROWS_OF_THEIR_OWN = {"auto", "schedule", "fewer_steps"}
+"""Untuned, tuned, and the plain pipeline with fewer steps."""
+
+
+def auto() -> Variant:
+    """What is measured as it is; `speedup` is still to be said."""
+    return Variant(_install("auto"))
+
+
+def auto_with_invariant() -> list[Variant]:
+    """The default strategy, and what does not change between steps left out of computed ones."""
+
+    def install(pipe: Any, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+        return autocache.patched(pipe, [("auto", parameters), "invariant"])
+
+    return [Variant(install, {}, "speedup", (1.0, 6.0))]
+
+
+def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
+    """The variants of each strategy; `ratios` are those of MagCache, where they were measured."""
+    return {
+        "adacache": [
+            *_each("adacache", codebook=("slow", "fast"), max_consecutive_skips=(1, 2, 4)),
+            *_each("adacache", codebook=tuple(((1e9, rate),) for rate in (2, 3, 4, 5))),
+        ],
+        "adastep": _dialled("adastep", "threshold", (1e-4, 10.0), max_consecutive_skips=(3, 8)),
+        "attention": _each("attention", step_start=(1,), step_interval=(2, 6)),
+        "customcache": _dialled("customcache", "threshold", (0.005, 20.0), order=(1, 2)),
+        "dbcache": [
+            *_dialled(
+                "dbcache", "threshold", (0.005, 5.0), fn=(1,), order=(0, 1), warmup_steps=(3,)
+            ),
+            *_each(
+                "dbcache",
+                fn=(1,),
+                order=(1, 2),
+                threshold=(100.0,),
+                warmup_steps=(2,),
+                max_consecutive_skips=(1, 2, 4, 6),
+            ),
+        ],
+        "deepcache": _each("deepcache", interval=(2, 3, 4, 5, 8), branch=(0, 1, 2)),
+        "dicache": _dialled(
+            "dicache",
+            "threshold",
+            (0.005, 20.0),
+            error=("delta_y", "delta_minus"),
+            warmup_steps=(2,),
+        ),
+        "dit_block": _each(
+            "dit_block", step_start=(1, 3), step_interval=(2, 3, 4, 5), block_start=(0, 1)
+        ),
+        "easycache": _dialled("easycache", "threshold", (0.002, 20.0), warmup_steps=(2,)),
+        "fastercache": _each(
+            "fastercache",
+            guidance_interval=(3, 8),
+            guidance_window=((-1, 1001),),
+            attention_interval=(2, 6),
+            attention_window=((-1, 1001),),
+        ),
+        "fbcache": _dialled("fbcache", "threshold", (0.005, 5.0), max_consecutive_skips=(3, 28)),
+        "fora": _each("fora", interval=(2, 3, 4, 5, 6), countdown=(False, True)),
+        "invariant": _each("invariant"),
+        "magcache": _dialled(
+            "magcache",
+            "threshold",
+            (0.002, 5.0),
+            **({"ratios": (tuple(ratios),)} if ratios else {}),
+            retention=(0.05,),
+            max_consecutive_skips=(6,),
+        ),
+        "pab": _each("pab", spatial_range=(2, 6), cross_range=(2, 6), spatial_window=((0, 1001),)),
+        "seacache": _dialled(
+            "seacache", "threshold", (0.01, 20.0), order=(1,), max_consecutive_skips=(2, 5)
+        ),
+        "taylorseer": _each(
+            "taylorseer",
+            interval=(2, 3, 4, 5),
+            order=(1, 2),
+            scope=("submodules", "output"),
+            warmup_steps=(2,),
+        ),
+        "teacache": _dialled("teacache", "threshold", (0.005, 20.0)),
+    }
+
+
+def _each(strategy: str, **options: tuple[Any, ...]) -> list[Variant]:
+    install = _install(strategy)
+    return [
+        Variant(install, dict(zip(options, chosen, strict=True)))
+        for chosen in product(*options.values())
+    ]
+
+
+def _dialled(
+    strategy: str, dial: str, span: tuple[float, float], **options: tuple[Any, ...]
+) -> list[Variant]:
+    return [
+        Variant(variant.install, variant.fixed, dial, span)
+        for variant in _each(strategy, **options)
+    ]
+
+
+def _install(strategy: str) -> Any:
+    def install(pipe: Any, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+        return autocache.patched(pipe, strategy, **parameters)
+
+    return install

@@ -1,0 +1,286 @@
+"""The caches of cache-dit, diffusers and DeepCache, at settings that reach any compute they can."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import io
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import cache_dit
+import diffusers
+import torch
+from DeepCache import DeepCacheSDHelper
+from diffusers.hooks import apply_faster_cache, apply_pyramid_attention_broadcast
+
+from cases import Case
+from variants import Variant
+
+ALWAYS = 1.0
+"""The threshold from which on cache-dit skips without looking."""
+CALIBRATORS = {
+    "taylor1": lambda: cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=1),
+    "taylor2": lambda: cache_dit.TaylorSeerCalibratorConfig(taylorseer_order=2),
+    "foca": cache_dit.FoCaCalibratorConfig,
+    "dmd": cache_dit.DMDCalibratorConfig,
+}
+CONFIGS = {
+    "first block": diffusers.FirstBlockCacheConfig,
+    "TaylorSeer": diffusers.TaylorSeerCacheConfig,
+    "MagCache": diffusers.MagCacheConfig,
+    "SeaCache": diffusers.SeaCacheConfig,
+}
+FLUX_MODULES = [
+    r"transformer_blocks\.\d+\.(attn|ff|ff_context)",
+    r"single_transformer_blocks\.\d+\.(attn|proj_mlp)",
+]
+WAN_MODULES = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
+
+
+@contextlib.contextmanager
+def on_a_copy(pipe: Any, denoiser: str) -> Iterator[Any]:
+    """The pipeline with a copy of its denoiser, so that nothing of a peer stays behind."""
+    original = getattr(pipe, denoiser)
+    setattr(pipe, denoiser, copy.deepcopy(original))
+    try:
+        yield pipe
+    finally:
+        setattr(pipe, denoiser, original)
+
+
+def peers(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant] | str]:
+    """The variants of each peer, or the reason why it has none for this pipeline."""
+    if case.denoiser == "unet":
+        no_dit = "no support for UNets"
+        no_mixin = "UNet2DConditionModel has no enable_cache"
+        return {
+            "cache-dit": no_dit,
+            **{f"diffusers {name}": no_mixin for name in CONFIGS},
+            "diffusers PAB": _broadcast(case),
+            "diffusers FasterCache": _faster(case, guidance),
+            "DeepCache": [
+                Variant(_deepcache, {"cache_interval": interval, "cache_branch_id": branch})
+                for interval, branch in product((2, 3, 4, 5, 6, 8), (0, 1, 2, 3))
+            ],
+        }
+    return {
+        "diffusers TaylorSeer": _taylor(case),
+        **{f"cache-dit {name}": found for name, found in _cache_dit(case, guidance, steps).items()},
+        "diffusers first block": [
+            Variant(_diffusers(case), {"cache": "first block"}, "threshold", (0.005, 2.0))
+        ],
+        "diffusers MagCache": [
+            Variant(
+                _diffusers(case),
+                {
+                    "cache": "MagCache",
+                    "max_skip_steps": most,
+                    "retention_ratio": retention,
+                    "num_inference_steps": steps,
+                },
+                "threshold",
+                (0.002, 3.0),
+            )
+            for most, retention in ((3, 0.1), (6, 0.05))
+        ],
+        "diffusers SeaCache": [
+            Variant(
+                _diffusers(case),
+                {"cache": "SeaCache", "residual_order": order, "max_consecutive_cached": most},
+                "threshold",
+                (0.01, 10.0),
+            )
+            for order, most in ((1, 2), (1, 5))
+        ],
+        "diffusers PAB": _broadcast(case),
+        "diffusers FasterCache": _faster(case, guidance),
+        "DeepCache": "a helper for UNets alone",
+    }
+
+
+def _cache_dit(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant]]:
+    separate = guidance and case.branches == "separate"
+
+    def variant(**given: Any) -> Variant:
+        dialled = "residual_diff_threshold" not in given and "policy" not in given
+        fixed = {"enable_separate_cfg": separate, "Bn_compute_blocks": 0, **given}
+        dial = "residual_diff_threshold" if dialled else None
+        return Variant(_cached_by_cache_dit, fixed, dial, (0.005, ALWAYS))
+
+    capped = [
+        {
+            "Fn_compute_blocks": 1,
+            "residual_diff_threshold": ALWAYS,
+            "max_warmup_steps": warmup,
+            "max_continuous_cached_steps": cap,
+        }
+        for warmup, caps in ((2, (2, 4, 6)), (4, (2, 3, 7, 11)))
+        for cap in caps
+    ]
+    watched = [
+        {"Fn_compute_blocks": first, "max_warmup_steps": warmup}
+        for first, warmup in ((1, 4), (1, 2))
+    ]
+    rows = {}
+    for calibrator in CALIBRATORS:
+        chosen = [*capped, *watched[:1]] if calibrator.startswith("taylor") else capped[1:4]
+        rows[calibrator] = [variant(**one, calibrator=calibrator) for one in chosen]
+    rows["DBCache"] = [variant(**one) for one in [*watched, *capped[::2]]]
+    named = [
+        "".join(map(str, cache_dit.steps_mask(total_steps=steps, mask_policy=policy)))
+        for policy in ("fast", "ultra")
+    ]
+    rows["steps mask"] = [
+        variant(Fn_compute_blocks=1, mask=mask, policy="static", calibrator=calibrator)
+        for mask, calibrator in product([*named, *_even(steps)], ("taylor1", "taylor2"))
+    ]
+    return rows
+
+
+def _even(steps: int) -> list[str]:
+    """Masks of one's own: so many steps computed, the first two, the last one, and even gaps."""
+    masks = []
+    for computed in (12, 7, 6, 5, 4):
+        gaps = computed - 2
+        chosen = {0, *(1 + round((steps - 2) * n / gaps) for n in range(gaps + 1))}
+        masks.append("".join("1" if step in chosen else "0" for step in range(steps)))
+    return masks
+
+
+@contextlib.contextmanager
+def _cached_by_cache_dit(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
+    """cache-dit replaces the class's `__call__`, which has to be put back."""
+    given = dict(parameters)
+    calibrator, mask = given.pop("calibrator", None), given.pop("mask", None)
+    if mask is not None:
+        given["max_warmup_steps"] = 0
+        given["steps_computation_policy"] = given.pop("policy")
+        given["steps_computation_mask"] = [int(step) for step in mask]
+    call = type(pipe).__call__
+    made = CALIBRATORS[calibrator]() if calibrator else None
+    with on_a_copy(pipe, "transformer"):
+        try:
+            cache_dit.enable_cache(
+                pipe, cache_config=cache_dit.DBCacheConfig(**given), calibrator_config=made
+            )
+            yield
+        finally:
+            cache_dit.disable_cache(pipe)
+            type(pipe).__call__ = call
+
+
+def _taylor(case: Case) -> list[Variant]:
+    modules = FLUX_MODULES if case.name == "shapes" else WAN_MODULES
+    return [
+        Variant(
+            _diffusers(case),
+            {
+                "cache": "TaylorSeer",
+                "cache_interval": interval,
+                "disable_cache_before_step": before,
+                "max_order": order,
+                "taylor_factors_dtype": "float32",
+                **way,
+            },
+        )
+        for way, intervals, befores, orders in (
+            ({"use_lite_mode": True}, range(2, 8), (2, 4), (1, 2)),
+            ({"cache_identifiers": modules}, range(2, 6), (2, 4), (1,)),
+        )
+        for interval, before, order in product(intervals, befores, orders)
+    ]
+
+
+def _diffusers(case: Case) -> Callable[..., Any]:
+    @contextlib.contextmanager
+    def install(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
+        given = dict(parameters)
+        cache = given.pop("cache")
+        if "taylor_factors_dtype" in given:
+            given["taylor_factors_dtype"] = getattr(torch, given["taylor_factors_dtype"])
+        with on_a_copy(pipe, case.denoiser):
+            getattr(pipe, case.denoiser).enable_cache(CONFIGS[cache](**given))
+            yield
+
+    return install
+
+
+def mag_ratios(pipe: Any, steps: int, draw: Callable[[], object]) -> list[float]:
+    """MagCache's ratios measured on this pipeline as diffusers has it done: it prints them."""
+    printed = io.StringIO()
+    with on_a_copy(pipe, "transformer"), contextlib.redirect_stdout(printed):
+        config = diffusers.MagCacheConfig(calibrate=True, num_inference_steps=steps)
+        pipe.transformer.enable_cache(config)
+        draw()
+    measured = [ast.literal_eval(line) for line in printed.getvalue().splitlines() if "[" in line]
+    ratios = torch.tensor([one for one in measured if len(one) == steps]).mean(0)
+    return [round(ratio, 5) for ratio in ratios.tolist()]
+
+
+def _broadcast(case: Case) -> list[Variant]:
+    @contextlib.contextmanager
+    def install(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
+        config = diffusers.PyramidAttentionBroadcastConfig(
+            current_timestep_callback=lambda: pipe.current_timestep, **parameters
+        )
+        with on_a_copy(pipe, case.denoiser):
+            apply_pyramid_attention_broadcast(getattr(pipe, case.denoiser), config)
+            yield
+
+    return [
+        Variant(
+            install,
+            {
+                "spatial_attention_block_skip_range": reach,
+                "cross_attention_block_skip_range": reach,
+                "spatial_attention_timestep_skip_range": (low, high),
+                "cross_attention_timestep_skip_range": (low, high),
+            },
+        )
+        for reach, (low, high) in product((3, 6), ((100, 950), (0, 1001)))
+    ]
+
+
+def _faster(case: Case, guidance: bool) -> list[Variant]:
+    batched = guidance and case.branches == "batched"
+
+    @contextlib.contextmanager
+    def install(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
+        config = diffusers.FasterCacheConfig(
+            current_timestep_callback=lambda: pipe.current_timestep,
+            attention_weight_callback=lambda _: 0.5,
+            tensor_format="BCHW",
+            is_guidance_distilled=not batched,
+            **parameters,
+        )
+        with on_a_copy(pipe, case.denoiser):
+            apply_faster_cache(getattr(pipe, case.denoiser), config)
+            yield
+
+    return [
+        Variant(
+            install,
+            {
+                "spatial_attention_block_skip_range": reach,
+                "spatial_attention_timestep_skip_range": (-1, 960),
+                "unconditional_batch_skip_range": reach,
+                "unconditional_batch_timestep_skip_range": (-1, 960),
+            },
+        )
+        for reach in (2, 4, 8)
+    ]
+
+
+@contextlib.contextmanager
+def _deepcache(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
+    with on_a_copy(pipe, "unet"):
+        helper = DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(**parameters)
+        helper.enable()
+        try:
+            yield
+        finally:
+            helper.disable()
