@@ -14,7 +14,6 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from autocache.tuning.study import finished
@@ -48,25 +47,30 @@ class SearchProgress:
         self._best = best or best_value
         self._console = console or Console(stderr=True)
         self._told = ""
-        self._done = 0
+        self._done: int | None = None
+        self._before = 0
         self._began = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
             TextColumn("{task.fields[best]}", markup=False),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(label, total=trials, best="")
+        self._task = self._bar.add_task(label, total=trials, left="", best="")
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Take note of a trial that has ended, and of what other workers have done."""
-        self._done = finished(study)
-        self._told = self._best(study)
-        self._bar.update(self._task, completed=self._done, best=self._told)
+        done = finished(study)
+        if self._done is None:
+            self._before = done - 1  # Those of earlier runs say nothing of the time that is left.
+        self._done, self._told = done, self._best(study)
+        each = self._taken().total_seconds() / max(1, done - self._before)
+        rest = timedelta(seconds=round(each * max(0, self._trials - done)))
+        self._bar.update(self._task, completed=done, left=f"{rest} left", best=self._told)
 
     def __enter__(self) -> SearchProgress:
         self._began = time.monotonic()
@@ -75,11 +79,18 @@ class SearchProgress:
 
     def __exit__(self, *raised: object) -> None:
         self._bar.stop()
-        if not self._console.is_terminal:
-            taken = timedelta(seconds=round(time.monotonic() - self._began))
-            known = f", {self._told}" if self._told else ""
-            line = f"{self._label}: {self._done} of {self._trials} trials in {taken}{known}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if not self._console.is_terminal or self._done is None:
+            self._console.print(self._line(), markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self) -> str:
+        if self._done is None:
+            return f"{self._label}: no trial was run; {self._trials} were asked for in all"
+        known = f", {self._told}" if self._told else ""
+        taken = timedelta(seconds=round(self._taken().total_seconds()))
+        return f"{self._label}: {self._done} of {self._trials} trials in {taken}{known}"
+
+    def _taken(self) -> timedelta:
+        return timedelta(seconds=time.monotonic() - self._began)
 
 
 def best_value(study: optuna.Study) -> str:

@@ -26,7 +26,7 @@ def drawn(terminal: bool, trials: int = 4, **options) -> str:
 
 def test_a_terminal_gets_a_bar():
     """With the number of trials and the best so far."""
-    assert all(part in drawn(True) for part in ("placement", "4/4", "best 0"))
+    assert all(part in drawn(True) for part in ("placement", "4/4", "0:00:00 left", "best 0"))
 
 
 def test_a_file_gets_one_line():
@@ -39,8 +39,16 @@ def test_a_file_gets_one_line():
 
 def test_trials_of_earlier_runs_count(tmp_path):
     """A search that goes on shows how far it is in all."""
-    drawn(False, trials=3, storage=tmp_path / "s.db")
-    assert drawn(False, trials=5, storage=tmp_path / "s.db").startswith("placement: 5 of 5")
+    drawn(False, trials=3, storage=tmp_path / "s.log")
+    assert drawn(False, trials=5, storage=tmp_path / "s.log").startswith("placement: 5 of 5")
+
+
+def test_a_search_that_was_done_already_says_so(tmp_path):
+    """Nothing to run is not told as nothing done."""
+    drawn(False, trials=3, storage=tmp_path / "s.log")
+    for terminal in (False, True):
+        text = drawn(terminal, trials=3, storage=tmp_path / "s.log")
+        assert "placement: no trial was run; 3 were asked for in all" in text
 
 
 def test_several_directions_show_the_size_of_the_front():
