@@ -274,3 +274,17 @@ def test_it_is_among_the_public_names() -> None:
     """And its error among those of the library."""
     assert autocache.Profile is Profile
     assert issubclass(ProfileError, AutocacheError)
+
+
+def test_the_page_shows_a_profile_and_explains_every_key() -> None:
+    """Its example is read, and no key goes without a row."""
+    page = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert Profile.parse(example).made_for is not None
+    rows = "\n".join(line for line in page.splitlines() if line.startswith("| `"))
+    models = {"": Profile, "made_for.": MadeFor, "measured.": Measured}
+    for prefix, model in models.items():
+        for key in set(model.model_fields) - {"machine", "seeds"}:
+            assert f"| `{prefix}{key}` |" in rows
+    assert "the `machine`" in rows
+    assert "the `seeds`" in rows
