@@ -87,7 +87,10 @@ class Expectations:
     def adapted(self, recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
         """The recipes, their numbers of steps being those of the profile's generations."""
         steps = self.made_for.steps
-        return tuple(one.counted_in(steps) for one in recipes) if steps else recipes
+        if steps is None or any(one.where.arranges for one in recipes):
+            # Who chooses the steps itself counts them as it chose.
+            return recipes
+        return tuple(one.counted_in(steps) for one in recipes)
 
     def check(self, session: Session, track: Track, call: Call) -> None:
         """A denoiser call begins: look at what a generation's first calls tell.
@@ -97,8 +100,9 @@ class Expectations:
         """
         if track.looked == 0:
             track.looked, track.began = 1, call.step
-            found = [*self._scheduler(track), *self._steps(track, call), *self._latent(call)]
-            found += self._scale(session)
+            found = [*self._scheduler(track), *self._latent(call), *self._scale(session)]
+            if not any(part.recipe.where.arranges for part in session.parts):
+                found += self._steps(track, call)
         elif track.looked == 1 and call.step > track.began:
             # How many calls a step has is known when it is over.
             track.looked = 2

@@ -167,3 +167,23 @@ def test_two_experts_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
         assert _told(caplog) == []
         run(pipe, steps=STEPS + 2)
     assert len(_told(caplog)) == 1
+
+
+def test_steps_that_a_strategy_chooses_are_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    """They are not what the pipeline was asked for, and numbers of steps count them."""
+    pipe = make("flux")
+    run(pipe, steps=STEPS)
+    members = [
+        {"strategy": "dit_block", "parameters": {"step_start": 2, "step_interval": 2}},
+        {"strategy": "fewer_steps", "parameters": {"steps": 6}},
+    ]
+    given = {"strategy": members, "made_for": MadeFor.of(pipe)}
+    with autocache.patched(pipe, Profile.model_validate(given)) as patch:
+        run(pipe, steps=STEPS)
+        assert [record.action for record in patch.stats().steps] == [
+            *["computed"] * 3,
+            "reused",
+            "computed",
+            "reused",
+        ]
+    assert _told(caplog) == []

@@ -248,3 +248,19 @@ def test_other_versions_are_only_noted(caplog: pytest.LogCaptureFixture) -> None
     assert record.levelno == logging.INFO
     assert "was made with torch 1.0 (here " in record.getMessage()
     assert "other" not in record.getMessage()
+
+
+def test_of_several_denoisers_the_one_it_was_made_for_is_patched(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The other runs as it is, which is said."""
+
+    class Two:
+        def __init__(self) -> None:
+            self.components = {"prior": make("dit").transformer, "transformer": flux().transformer}
+
+    two = Two()
+    with autocache.patched(two, _profile(make("flux"))) as patch:
+        assert patch.denoisers == [two.components["transformer"]]
+    (told,) = _told(caplog)
+    assert told.startswith("DiTTransformer2DModel runs as it is: profile")
