@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -65,13 +66,27 @@ def opened(storage: str | Path | None) -> BaseStorage:
         raise AutocacheError(f"storage={text!r}: there is no directory {path.parent}")
     if path.suffix in DATABASES:
         return _database(optuna, f"sqlite:///{path.as_posix()}")
-    backend = optuna.storages.journal.JournalFileBackend(str(path))
-    return optuna.storages.JournalStorage(backend)
+    return _journal(optuna, path)
 
 
 def shown(storage: str | Path | None) -> str:
     """A storage's name for messages, without the password a URL may hold."""
     return "memory" if storage is None else re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", str(storage))
+
+
+def _journal(optuna: ModuleType, path: Path) -> BaseStorage:
+    lock = optuna.storages.journal.JournalFileSymlinkLock(str(path))
+    if path.exists():
+        lock.acquire()
+        try:
+            written = path.read_bytes()
+            # A worker killed while writing leaves half a line, which nobody could read past.
+            if not written.endswith(b"\n"):
+                os.truncate(path, written.rfind(b"\n") + 1)
+        finally:
+            lock.release()
+    backend = optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock)
+    return optuna.storages.JournalStorage(backend)
 
 
 def _database(optuna: ModuleType, url: str) -> BaseStorage:

@@ -130,6 +130,15 @@ def test_a_resumed_search_draws_what_it_would_have(journal):
     assert counted(search(parabola, name="s", trials=14, seed=4)) != counted(whole)
 
 
+def test_a_journal_broken_off_in_mid_line_is_read_on(journal):
+    """A worker killed while it was writing costs the others no more than that line."""
+    search(parabola, name="s", trials=3, storage=journal)
+    with Path(journal).open("ab") as written:
+        written.write(b'{"op_code":8,"worker_id":"killed","trial')
+    for trials in (4, 5):
+        assert finished(search(parabola, name="s", trials=trials, storage=journal)) == trials
+
+
 def test_starts_come_first_and_new_ones_next():
     """Starts are tried in their order; a later run adds those that it has beside them."""
     study = search(parabola, name="s", trials=5, starts=STARTS)
