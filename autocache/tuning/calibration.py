@@ -212,8 +212,8 @@ def _checkpoint(path: str, folder: str) -> str | None:
     cached = next((part for part in parts if part.startswith("models--")), None)
     if cached is not None:
         return "/".join(cached.split("--")[1:])
-    if len(parts) == 2 and not Path(path).exists():
-        return path
     if parts and parts[-1] == folder:
         parts.pop()
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not Path(path).exists():
+        return path
     return parts[-1] if parts else None

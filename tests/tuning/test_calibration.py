@@ -10,19 +10,23 @@ from typing import Any
 import pytest
 import yaml
 from diffusers import FluxPipeline
+from pipelines.tiny_pipelines import _arguments, flux, make
 
 import autocache
 from autocache import demo
 from autocache.cli.main import main
 from autocache.demo.prompts import held_out
-from autocache.errors import CalibrationError, ParameterError, SpecError
+from autocache.errors import CalibrationError, DoesNotApplyError, ParameterError, SpecError
 from autocache.spec import registry
 from autocache.spec.loader import load
-from autocache.tuning.calibration import Calibration
+from autocache.spec.tables import matches
+from autocache.tuning.calibration import Calibration, identity
 from autocache.tuning.calibration_file import inserted
+from autocache.tuning.recording import Series
 
 CALL = {"height": 32, "width": 32, "max_sequence_length": 24, "num_inference_steps": 10}
 SPEC = "FluxTransformer2DModel.yaml"
+NOTHING: Any = None
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +139,39 @@ def test_one_of_two_may_be_refused(pipe, caplog):
         made.parameters("teacache")
     with pytest.raises(CalibrationError, match="two inputs"):
         autocache.calibrate(pipe, held_out(1), strategy="teacache", call=CALL)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/cache/hub/models--owner--name/snapshots/0123/transformer", "owner/name"),
+        ("owner/name", "owner/name"),
+        ("models/mine/transformer", "mine"),
+        ("./mine/transformer", "mine"),
+        ("/data/mine", "mine"),
+    ],
+)
+def test_the_checkpoint_is_told_by_where_it_came_from(path, name):
+    """And a model that was loaded from there gets the table."""
+    pipe = make("flux")
+    pipe.transformer.register_to_config(_name_or_path=path)
+    found = identity(pipe, [Series(NOTHING, pipe.transformer, 0, "cond", None)])
+    assert found == {"checkpoints": [name]}
+    assert matches({}, found["checkpoints"], dict(pipe.transformer.config))
+
+
+def test_a_model_that_was_not_loaded_is_told_by_its_config(tmp_path):
+    """One built alike gets the table, and another does not."""
+    pipe = make("flux")
+    inputs = [_arguments(pipe, 8, 1, False, seed) for seed in range(2)]
+    made = autocache.calibrate(
+        pipe, inputs, strategy="magcache", call={"num_inference_steps": 4}, force=True
+    )
+    (file,) = made.write(tmp_path)
+    with autocache.patched(make("flux"), "magcache", spec=file) as patch:
+        assert patch.spec.magcache[0] == made.tables[0]
+    with pytest.raises(DoesNotApplyError, match=r"table= .*own-calibrated"):
+        autocache.patch(flux(num_layers=2), "magcache", spec=file)
 
 
 TABLE = {"id": "own", "ratios": {"all": [1.0, 0.9]}, "source": "here"}
