@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autocache.runtime.moment import Decision, Moment
@@ -30,8 +31,11 @@ class When:
 
     def counted_in(self, steps: int) -> When:
         """The same rule, its numbers of steps being those of a generation of `steps` steps: they
-        mean the same share of a generation of another length."""
-        return self
+        mean the same share of a generation of another length. So are those of a rule inside it."""
+        if not is_dataclass(self):
+            return self
+        rules = {key: rule for key, rule in vars(self).items() if isinstance(rule, When)}
+        return replace(self, **{key: rule.counted_in(steps) for key, rule in rules.items()})
 
     def decide(self, moment: Moment) -> Decision:
         """Called once per denoiser call, in step order within a guidance branch."""

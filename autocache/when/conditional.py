@@ -21,9 +21,6 @@ class Conditional(When):
     rule: When
     late = True
 
-    def counted_in(self, steps: int) -> Conditional:
-        return Conditional(self.rule.counted_in(steps))
-
     def decide(self, moment: Moment) -> Decision:
         decision = self.rule.decide(moment)
         if moment.call.unconditional:
