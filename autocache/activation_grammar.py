@@ -16,6 +16,7 @@ A value that ends in .yaml is a profile's file (`autocache.Profile`).
 from __future__ import annotations
 
 import contextlib
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +59,7 @@ def parse(text: str) -> Request:
     """
     text = text.strip()
     if text.lower().endswith(FILES):
-        from autocache.tuning.profile import Profile
-
-        return Request(Profile.read(text))
+        return Request(_profile(text))
     named = [_named(one, text) for one in _split(text, "+")]
     if len(named) == 1:
         return Request(*named[0])
@@ -71,6 +70,24 @@ def parse(text: str) -> Request:
                 raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
             options[key] = parameters.pop(key)
     return Request(named, options)
+
+
+def _profile(path: str) -> Profile:
+    """The profile in a file, which every model of a program asks for: read when it has changed."""
+    from pathlib import Path
+
+    state = None
+    with contextlib.suppress(OSError):
+        found = Path(path).expanduser().stat()
+        state = found.st_ino, found.st_size, found.st_mtime_ns
+    return _read(path, state)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: str, state: object) -> Profile:
+    from autocache.tuning.profile import Profile
+
+    return Profile.read(path)
 
 
 def _named(text: str, whole: str) -> Named:

@@ -90,12 +90,15 @@ def test_a_malformed_value_is_an_error_that_shows_it(text: str, message: str) ->
 
 
 def test_a_file_is_a_profile(tmp_path: Path) -> None:
-    """Read by the one reader there is; two keys are enough, and the second may be left out."""
+    """Read by the one reader there is, once for each content; two keys are enough, and the second
+    may be left out."""
     path = tmp_path / "fast.yaml"
     path.write_text("strategy: fora\nparameters:\n  interval: 2\n")
     assert parse(f" {path} ") == Request(Profile(strategy="fora", parameters={"interval": 2}))
     path.write_text("strategy: fora\n")
-    assert parse(str(path)) == Request(Profile(strategy="fora"))
+    first = parse(str(path))
+    assert first == Request(Profile(strategy="fora"))
+    assert parse(str(path)).strategy is first.strategy
 
 
 def test_a_file_that_is_none_is_an_error_naming_file_and_line(tmp_path: Path) -> None:
