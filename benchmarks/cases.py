@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 
 from autocache import demo
-from autocache.demo.clips import held_out_clips
+from autocache.demo import checker, clips, single, single_checker
+from autocache.demo.clip_checker import check_clip
 from autocache.demo.prompts import held_out
-from autocache.demo.single import held_out as held_out_single
+from autocache.demo.scenes import parse
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Case:
     denoiser: str
     branches: str
     """How guidance runs the denoiser: "batched" in one call, or "separate" calls for each."""
+    check: Callable[[np.ndarray, str], dict[str, bool]]
+    """Of what was drawn and its caption: which attributes it shows."""
 
     def load(self) -> Any:
         """The pipeline, in single precision and silent."""
@@ -44,6 +48,11 @@ class Case:
         """The arguments of a call beside its prompts and noise."""
         further = self.guided if guidance else self.plain
         return {**self.arguments, **further, "num_inference_steps": steps}
+
+
+def _first(drawn: np.ndarray) -> torch.Tensor:
+    """With its channels first, as the checkers have them."""
+    return torch.from_numpy(drawn).movedim(-1, 0)
 
 
 CASES = {
@@ -59,28 +68,31 @@ CASES = {
             "images",
             "transformer",
             "separate",
+            lambda picture, caption: checker.check(_first(picture), parse(caption)),
         ),
         Case(
             "shapes_sd",
             diffusers.StableDiffusionPipeline,
-            held_out_single,
+            single.held_out,
             {"height": 64, "width": 64},
             {"guidance_scale": 1.0},
             {"guidance_scale": 4.0},
             "images",
             "unet",
             "batched",
+            lambda picture, caption: single_checker.check(_first(picture), single.parse(caption)),
         ),
         Case(
             "shapes_wan",
             diffusers.WanPipeline,
-            held_out_clips,
+            clips.held_out_clips,
             {"height": 32, "width": 32, "num_frames": 17},
             {"guidance_scale": 1.0},
             {"guidance_scale": 4.0},
             "frames",
             "transformer",
             "separate",
+            lambda clip, caption: check_clip(_first(clip), clips.parse_clip(caption)),
         ),
     )
 }

@@ -14,9 +14,13 @@ ROWS_OF_THEIR_OWN = {"auto", "schedule", "fewer_steps"}
 """Untuned, tuned, and the plain pipeline with fewer steps."""
 
 
-def auto() -> Variant:
-    """What is measured as it is; `speedup` is still to be said."""
-    return Variant(_install("auto"))
+def named(strategy: str, **fixed: Any) -> Variant:
+    """A strategy with some of its parameters."""
+
+    def install(pipe: Any, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
+        return autocache.patched(pipe, strategy, **parameters)
+
+    return Variant(install, fixed)
 
 
 def auto_with_invariant() -> list[Variant]:
@@ -97,9 +101,8 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
 
 
 def _each(strategy: str, **options: tuple[Any, ...]) -> list[Variant]:
-    install = _install(strategy)
     return [
-        Variant(install, dict(zip(options, chosen, strict=True)))
+        named(strategy, **dict(zip(options, chosen, strict=True)))
         for chosen in product(*options.values())
     ]
 
@@ -111,10 +114,3 @@ def _dialled(
         Variant(variant.install, variant.fixed, dial, span)
         for variant in _each(strategy, **options)
     ]
-
-
-def _install(strategy: str) -> Any:
-    def install(pipe: Any, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
-        return autocache.patched(pipe, strategy, **parameters)
-
-    return install

@@ -8,7 +8,8 @@ method is the setting of best quality.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +48,17 @@ class Trial:
     def mean(self) -> float:
         """Mean PSNR in dB."""
         return sum(self.psnr) / len(self.psnr)
+
+
+@contextlib.contextmanager
+def on_a_copy(pipe: Any, denoiser: str) -> Iterator[Any]:
+    """The pipeline with a copy of its denoiser, so that nothing of a peer stays behind."""
+    original = getattr(pipe, denoiser)
+    setattr(pipe, denoiser, copy.deepcopy(original))
+    try:
+        yield pipe
+    finally:
+        setattr(pipe, denoiser, original)
 
 
 Try = Callable[[Variant, dict[str, Any]], Trial]

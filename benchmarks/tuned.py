@@ -1,0 +1,75 @@
+"""What tuning finds on the bundled pipelines, and how many attributes a checker still reads."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import autocache
+from autocache.demo.checker import share
+from autocache.tuning.profile import Profile
+from autocache.tuning.tune import tune
+from bench import SPEEDUPS, STEPS, Bench, figures
+from variants import Variant
+
+PROFILES = Path(__file__).resolve().parent / "results" / "profiles"
+TUNED_ON = 12
+CHECKED = 100
+AT = 3
+"""The speed-up at which attributes are read."""
+
+
+def profile(bench: Bench, speedup: int, *, again: bool = False) -> Profile:
+    """The profile in its file, or tuned on prompts and noise that nothing is measured on."""
+    file = PROFILES / f"{bench.name.replace('/', '_')}_{speedup}x.yaml"
+    if file.is_file() and not again:
+        return Profile.read(file)
+    measured = bench.measuring.inputs
+    prompts = [one for one in bench.case.prompts(4 * TUNED_ON, 2) if one not in measured]
+    found = tune(
+        bench.pipe,
+        prompts[:TUNED_ON],
+        held_out=prompts[TUNED_ON : TUNED_ON + 4],
+        speedup=speedup,
+        call=bench.case.call(bench.guidance, STEPS),
+        seed=2000,
+    )
+    PROFILES.mkdir(exist_ok=True)
+    found.write(file)
+    return found
+
+
+def tuned(bench: Bench, *, again: bool = False) -> dict[str, Any]:
+    """The row of the profiles."""
+    return {str(speedup): _measured(bench, speedup, again) for speedup in SPEEDUPS}
+
+
+def _measured(bench: Bench, speedup: int, again: bool) -> dict[str, Any]:
+    found = profile(bench, speedup, again=again)
+    install = Variant(lambda pipe, _: autocache.patched(pipe, found))
+    row = figures(bench.trial(bench.measuring, install, {}))
+    seconds = found.measured and found.measured.seconds
+    return row | {"settings": str(found.created()).split("(")[0], "tuning_seconds": seconds}
+
+
+def attributes(bench: Bench) -> dict[str, Any]:
+    """Share of a caption's attributes that the checker reads, uncached and at 3 times less."""
+    prompts = bench.case.prompts(CHECKED, 0)
+    workload = bench.workload(prompts, 0)
+    found = profile(bench, AT)
+    ways = {
+        "plain": contextlib.nullcontext(),
+        "auto": autocache.patched(bench.pipe, "auto", speedup=AT),
+        "tuned": autocache.patched(bench.pipe, found),
+    }
+    rows: dict[str, Any] = {"prompts": CHECKED}
+    for name, way in ways.items():
+        with way:
+            drawn = workload.run()
+        pairs = zip(drawn.samples, prompts, strict=True)
+        checks = [bench.case.check(np.asarray(sample), caption) for sample, caption in pairs]
+        rows[name] = round(share(checks)[0], 4)
+    return rows
