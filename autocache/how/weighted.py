@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,22 +19,24 @@ if TYPE_CHECKING:
     from autocache.runtime.store import Value
 
 Weights = Mapping[str, Sequence[Sequence[Sequence[float]]]]
-"""By guidance branch, step and part of the batch: what the last computed values count for, the
-latest first. Where a batch holds several guidance branches, each is a part, in their order."""
+"""By guidance branch, computed step and part of the batch: what the last computed values count for,
+the latest first. Where a batch holds several guidance branches, each is a part, in their order."""
 
 logger = logging.getLogger("autocache")
 
 
 @dataclass(frozen=True)
 class Weighted(How):
-    """At each step the sum of the last computed values, each with a weight of its own.
+    """The sum of the last computed values, each with a weight, from one computed step to the next.
 
-    Computed steps have weights too: what goes on from there makes good for what the steps before
-    did wrong. The weights belong to generations of `total` steps, to these guidance branches and
-    parts of the batch; in any other the forecast stands in for them, and the log says so.
+    The computed value itself is weighted too: what goes on from there makes good for what the steps
+    before did wrong. The weights belong to generations of `total` steps of which just `steps` are
+    computed, to these guidance branches and parts of the batch; in any other the forecast stands in
+    for them, and the log says so.
     """
 
     weights: Weights
+    steps: tuple[int, ...]
     total: int
     forecast: Forecast = field(default_factory=lambda: Forecast(3))
     told: set[str] = field(default_factory=set, compare=False, repr=False)
@@ -47,18 +50,18 @@ class Weighted(How):
 
     def fill(self, values: Sequence[Value], moment: Moment) -> torch.Tensor:
         tensors = [value.tensor for value in reversed(values)]
-        parts = self._parts(tensors, moment)
+        parts = self._parts(tensors, values[-1].step, moment)
         return _sum(tensors, parts) if parts else self.forecast.fill(values, moment)
 
     def settle(
         self, values: Sequence[Value], computed: torch.Tensor, moment: Moment
     ) -> torch.Tensor:
         tensors = [computed, *(value.tensor for value in reversed(values))]
-        parts = self._parts(tensors, moment)
+        parts = self._parts(tensors, moment.step, moment)
         return _sum(tensors, parts) if parts else self.forecast.settle(values, computed, moment)
 
     def _parts(
-        self, tensors: Sequence[torch.Tensor], moment: Moment
+        self, tensors: Sequence[torch.Tensor], latest: int, moment: Moment
     ) -> Sequence[Sequence[float]] | None:
         """The weights of this moment; None where they were fitted for something else."""
         call = moment.call
@@ -68,7 +71,10 @@ class Weighted(How):
             return self._not(f"the generation has {call.total} steps, not {self.total}")
         if call.branch not in self.weights:
             return self._not(f"there was no guidance branch {call.branch!r}")
-        parts = self.weights[call.branch][call.step]
+        nth = bisect.bisect_right(self.steps, call.step) - 1
+        if latest != self.steps[nth]:
+            return self._not(f"step {latest} was computed last, not {self.steps[nth]}")
+        parts = self.weights[call.branch][nth]
         if max(map(len, parts)) > len(tensors):
             return self._not("fewer values are kept than they are for")
         samples, batch = call.sample, tensors[0].shape[0]

@@ -24,8 +24,9 @@ class Schedule(Strategy):
     them. Nothing is measured to decide. A generation of another length computes the same share of
     its steps; the weights then do not apply and the forecast stands in, which the log says.
 
-    Formula: at step n, y = sum of w_nj y_j over the last computed outputs y_j, the weights w of
-    each guidance branch its own; without weights the forecast and late correction of `auto`.
+    Formula: from the nth computed step to the next, y = sum of w_nj y_j over the last computed
+    outputs y_j, the weights w of each guidance branch its own; without weights the forecast and
+    late correction of `auto`.
 
     Memory: three outputs for each guidance branch. An output has the size of the picture, far below
     s.
@@ -46,8 +47,8 @@ class Schedule(Strategy):
     total: int = Field(ge=1, description="steps of the generation they were chosen for")
     weights: dict[str, list[list[list[float]]]] | None = Field(
         None,
-        description="by guidance branch, step and part of the batch: what the last computed "
-        "outputs count for, the latest first",
+        description="by guidance branch, computed step and part of the batch: what the last "
+        "computed outputs count for from there to the next, the latest first",
     )
     correction: int | None = Field(
         3, ge=0, le=3, description="order of the forecast's correction; None leaves it out"
@@ -61,22 +62,23 @@ class Schedule(Strategy):
         if ordered[-1] >= self.total:
             raise ValueError(f"steps name step {ordered[-1]}, and there are {self.total}, from 0")
         for branch, steps in (self.weights or {}).items():
-            if len(steps) != self.total:
+            if len(steps) != len(ordered):
                 raise ValueError(
                     f"weights[{branch!r}] has {len(steps)} entries; expected one for each of the "
-                    f"{self.total} steps"
+                    f"{len(ordered)} computed steps"
                 )
             for nth, parts in enumerate(steps):
-                kept = sum(step <= nth for step in ordered)
-                if not parts or not all(1 <= len(part) <= kept for part in parts):
+                if not parts or not all(1 <= len(part) <= nth + 1 for part in parts):
                     raise ValueError(
-                        f"weights[{branch!r}][{nth}] must have between 1 and {kept} weights in "
+                        f"weights[{branch!r}][{nth}] must have between 1 and {nth + 1} weights in "
                         "each part: no more outputs are computed by then"
                     )
         return self
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
         forecast = Forecast(self.correction)
-        how = forecast if self.weights is None else Weighted(self.weights, self.total, forecast)
+        how = forecast
+        if self.weights is not None:
+            how = Weighted(self.weights, self.steps, self.total, forecast)
         chosen = Chosen(self.steps, self.total, how.keep)
         return Recipe(chosen, Denoiser(), how, Limits(warmup=1))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from autocache.tuning.workload import Workload
 
 RIDGE = 1e-6
-"""Of the mean square of the terms: what an ill-posed fit leans on to stay with the latest output."""
+"""Of the mean square of the terms: how much an ill-posed fit leans on the latest output."""
 
 
 @dataclass
@@ -50,6 +50,15 @@ class Normal:
         columns = torch.stack([term.flatten() for term in terms]).double()
         self.square += (columns @ columns.T).numpy()
         self.target += (columns @ wanted.flatten().double()).numpy()
+
+    @classmethod
+    def sum(cls, several: Sequence[Normal]) -> Normal:
+        """Those of all their runs together."""
+        total = cls(several[0].size)
+        for one in several:
+            total.square += one.square
+            total.target += one.target
+        return total
 
     def solve(self, prior: np.ndarray) -> np.ndarray:
         """The weights; what the terms leave open is as in `prior`."""
@@ -74,35 +83,50 @@ def fit(
     steps: Sequence[int],
     mixture: Mixture,
     order: int,
+    folds: int = 1,
 ) -> Fit:
     """Run the schedule over all inputs, fitting as it goes.
 
-    `order` is how many computed outputs a sum has at most. With several calls a fit rests on all up
-    to then, and the errors of the first calls are of weights that were fitted on less.
+    `order` is how many computed outputs a sum has at most. Of several folds each input belongs to
+    one, and runs with weights that were fitted to the others: the errors are those of inputs that
+    nothing was fitted to. With several calls of the pipeline a fit rests on all up to then; the
+    first, which had next to nothing to rest on, is run again at the end.
     """
-    fitting = _Fitting(steps, len(trajectories[0].steps), mixture, order)
-    errors: list[float] = []
-    for call, trajectory in zip(workload.calls(), trajectories, strict=True):
-        fitting.begin(trajectory)
+    fitting = _Fitting(steps, len(trajectories[0].steps), mixture, order, folds)
+    calls = list(zip(workload.calls(), trajectories, strict=True))
+    errors: list[list[float]] = [[] for _ in calls]
+    again = [0] if len(calls) > 1 and folds > 1 else []
+    for nth in [*range(len(calls)), *again]:
+        call, trajectory = calls[nth]
+        first = sum(len(one.samples) for one in trajectories[:nth])
+        fitting.begin(trajectory, first, errors[nth] != [])
         with patched(workload.pipe, when=Always(), where=Observed(fitting), how=Reuse()):
             samples = workload.draw(call, pictures=False)
         pairs = zip(samples, trajectory.samples, strict=True)
-        errors += [float(np.mean((one - whole) ** 2)) for one, whole in pairs]
-    return Fit(fitting.weights(), errors)
+        errors[nth] = [float(np.mean((one - whole) ** 2)) for one, whole in pairs]
+    return Fit(fitting.weights(), [error for one in errors for error in one])
 
 
 class _Fitting:
     """The observer that computes the chosen steps only, and gives the scheduler what is fitted."""
 
-    def __init__(self, steps: Sequence[int], total: int, mixture: Mixture, order: int) -> None:
+    def __init__(
+        self, steps: Sequence[int], total: int, mixture: Mixture, order: int, folds: int
+    ) -> None:
         self.mixture = mixture
         self.order = order
         self.total = total
+        self.folds = folds
         self.ends = dict(zip(steps, [*steps[1:], total], strict=True))
-        self.normals: dict[int, Normal] = {}
-        self.fitted: dict[int, np.ndarray] = {}
+        self.normals: dict[int, list[Normal]] = {}
 
-    def begin(self, trajectory: Trajectory) -> None:
+    def begin(self, trajectory: Trajectory, first: int, known: bool) -> None:
+        """A call of the pipeline, whose first input is the `first` of all; known are its fits."""
+        inputs = np.arange(first, first + len(trajectory.samples))
+        # What the scheduler sees may have several rows for an input.
+        rows = np.repeat(inputs, len(trajectory.end) // len(inputs) or 1)[: len(trajectory.end)]
+        self.fold = torch.from_numpy(rows % self.folds)
+        self.known = known
         self.trajectory = trajectory
         self.step = -1
         self.outputs: dict[str, torch.Tensor] = {}
@@ -132,21 +156,31 @@ class _Fitting:
         ]
         plain = simulate(scheduler, given, [torch.zeros_like(terms[0][0])] * len(span))
         moved = [host(simulate(scheduler, given, term) - plain) for term in terms]
-        normal = self.normals.setdefault(step, Normal(len(terms)))
-        normal.add(moved, self.trajectory.latent(end) - host(plain))
-        prior = np.zeros((self.mixture.count, len(self.kept)))
+        normals = self.normals.setdefault(step, [Normal(len(terms)) for _ in range(self.folds)])
+        wanted = self.trajectory.latent(end) - host(plain)
+        for fold, normal in enumerate(normals if not self.known else ()):
+            rows = self.fold == fold
+            normal.add([one[rows] for one in moved], wanted[rows])
+        for n in span:
+            self.planned[n] = torch.zeros_like(plain)
+        for fold in range(self.folds):
+            others = [n for nth, n in enumerate(normals) if nth != fold or self.folds == 1]
+            rows = (self.fold == fold).to(plain.device)
+            for term, weight in zip(terms, self._solved(others), strict=True):
+                for n, tensor in zip(span, term, strict=True):
+                    self.planned[n][rows] += float(weight) * tensor[rows]
+
+    def _solved(self, normals: Sequence[Normal]) -> np.ndarray:
+        count = self.mixture.count
+        prior = np.zeros((count, normals[0].size // count))
         prior[:, 0] = 1
-        weights = self.fitted[step] = normal.solve(prior.ravel())
-        for nth, n in enumerate(span):
-            pairs = zip(terms, weights, strict=True)
-            self.planned[n] = sum((float(w) * term[nth] for term, w in pairs), start=plain * 0)
+        return Normal.sum(normals).solve(prior.ravel())
 
     def weights(self) -> dict[str, list[list[list[float]]]]:
         """As `schedule` takes them."""
         found: dict[str, list[list[list[float]]]] = {}
-        for step in range(self.total):
-            computed = max(one for one in self.ends if one <= step)
-            parts = self.fitted[computed].reshape(self.mixture.count, -1)
+        for step in self.ends:
+            parts = self._solved(self.normals[step]).reshape(self.mixture.count, -1)
             for branch, rows in self.mixture.by_branch(parts).items():
                 found.setdefault(branch, []).append(rows)
         return found

@@ -34,9 +34,7 @@ class Mixture:
     def count(self) -> int:
         return len(self.names) or 1
 
-    def parts(
-        self, outputs: Mapping[str, torch.Tensor], given: torch.Tensor
-    ) -> list[torch.Tensor]:
+    def parts(self, outputs: Mapping[str, torch.Tensor], given: torch.Tensor) -> list[torch.Tensor]:
         """The parts of a step's outputs."""
         if not self.names:
             return [given]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,9 @@ import torch
 from autocache.api import patched
 from autocache.errors import AutocacheError
 from autocache.how import Reuse
+from autocache.runtime.root import session_of
+from autocache.tuning.expectations import latents_of
+from autocache.tuning.identity import digest, identity
 from autocache.tuning.observe import Observed
 from autocache.tuning.simulate import simulate
 from autocache.when import Always
@@ -42,6 +47,8 @@ class Trajectory:
     """The latents it ended with, as the pipeline returns them, one for each input."""
     end: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     """The latent after the last step."""
+    shapes: list[list[int]] = field(default_factory=list)
+    """Of the denoiser's latent inputs, without the batch."""
 
     def latent(self, step: int) -> torch.Tensor:
         """The latent before a step, or after the last."""
@@ -54,6 +61,7 @@ class _Recorder:
         self.outputs: dict[str, torch.Tensor] = {}
 
     def called(self, call: Call, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        self.trajectory.shapes = latents_of(call)
         output = run()
         self.outputs[call.branch] = host(output)
         return output
@@ -65,24 +73,73 @@ class _Recorder:
         self.outputs = {}
 
 
-def record(workload: Workload, tell: Callable[[int], None] | None = None) -> list[Trajectory]:
-    """Run the plain pipeline, call by call. `tell` is told how many inputs are done.
+def record(
+    workload: Workload,
+    *,
+    folder: Path | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> list[Trajectory]:
+    """Run the plain pipeline, call by call.
+
+    Args:
+        workload: what is run.
+        folder: where recordings are kept, and taken from another time.
+        tell: told how many inputs are done.
 
     Raises:
-        AutocacheError: the pipeline's scheduler takes no steps that can be heard.
+        AutocacheError: the pipeline's steps cannot be followed: its scheduler takes none that are
+            heard, several denoisers take turns, or one returns several tensors.
     """
     found, done = [], 0
-    for call in workload.calls():
-        recorder = _Recorder()
-        with patched(workload.pipe, when=Always(), where=Observed(recorder), how=Reuse()):
-            recorder.trajectory.samples = workload.draw(call, pictures=False)
-        if not recorder.trajectory.steps:
-            raise AutocacheError("no step of the pipeline's scheduler was heard")
-        found.append(recorder.trajectory)
-        done += len(recorder.trajectory.samples)
+    for nth, call in enumerate(workload.calls()):
+        file = folder and folder / f"{digest(identity(workload, nth=nth))}.pt"
+        trajectory = _load(file) if file and file.exists() else _run(workload, call)
+        if file and not file.exists():
+            _save(trajectory, file)
+        found.append(trajectory)
+        done += len(trajectory.samples)
         if tell:
             tell(done)
     return found
+
+
+def _run(workload: Workload, call: dict[str, Any]) -> Trajectory:
+    recorder = _Recorder()
+    with patched(workload.pipe, when=Always(), where=Observed(recorder), how=Reuse()):
+        recorder.trajectory.samples = workload.draw(call, pictures=False)
+        sessions = [session_of(model) for model in workload.denoisers]
+        at_work = sum(session is not None and session.passes > 0 for session in sessions)
+    trajectory = recorder.trajectory
+    if not trajectory.steps:
+        raise AutocacheError("no step of the pipeline's scheduler was heard")
+    if at_work > 1:
+        raise AutocacheError("several denoisers take turns in one generation")
+    if not all(step.outputs for step in trajectory.steps):
+        raise AutocacheError("the scheduler takes steps without a call of the denoiser")
+    return trajectory
+
+
+def _save(trajectory: Trajectory, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kept = {
+        "steps": [[step.latent, step.given, step.outputs] for step in trajectory.steps],
+        "end": trajectory.end,
+        "shapes": trajectory.shapes,
+        "samples": [torch.from_numpy(sample) for sample in trajectory.samples],
+    }
+    beside = file.with_suffix(f".{os.getpid()}.part")
+    torch.save(kept, beside)
+    beside.replace(file)
+
+
+def _load(file: Path) -> Trajectory:
+    kept = torch.load(file, weights_only=True)
+    return Trajectory(
+        [Step(*step) for step in kept["steps"]],
+        [sample.numpy() for sample in kept["samples"]],
+        kept["end"],
+        kept["shapes"],
+    )
 
 
 def host(tensor: torch.Tensor) -> torch.Tensor:

@@ -156,7 +156,7 @@ def test_another_class_of_models_is_refused_by_name() -> None:
     [
         ("teacache", {"coefficients": (1.0, 0.0), "threshold": 0.5}),
         ("magcache", {"ratios": (1.0, 0.9)}),
-        ("schedule", {"steps": (0, 2), "total": 4, "weights": {"cond": [[[1.0]]] * 4}}),
+        ("schedule", {"steps": (0, 2), "total": 4, "weights": {"cond": [[[1.0]]] * 2}}),
     ],
 )
 def test_what_was_fitted_is_refused_on_another_configuration(
