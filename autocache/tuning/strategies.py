@@ -54,8 +54,9 @@ def search_strategies(
         names: of the strategies; one that does not apply to the pipeline is left out, and the log
             says why.
         trials: in all, those of earlier runs and of other workers on the storage among them.
-        speedup: look where at most 1 / speedup of the compute is left.
-        min_psnr: look where the mean PSNR is at least so many dB.
+        speedup: look for the highest score where at most 1 / speedup of the compute is left.
+        min_psnr: look for the least compute where the mean PSNR is at least so many dB. With
+            neither or both, look for both.
         storage: None, a file or a URL; see `autocache.tuning.storage.opened`.
         seed: of what is drawn of the parameters.
         tell: called after every trial, see `autocache.tuning.study.search`.
@@ -77,12 +78,14 @@ def search_strategies(
         plain = reference or Reference.of(workload)
         size = {"blocks": plain.blocks, "steps": plain.steps}
 
-        def objective(trial: optuna.Trial) -> tuple[float, float]:
+        aims = _aims(speedup, min_psnr)
+
+        def objective(trial: optuna.Trial) -> tuple[float, ...]:
             strategy = suggest_strategy(trial, list(spaces))
             parameters = suggest(trial, strategy, tunable=spaces[strategy], **size)
             found = _known(trial) or measured(workload, plain, strategy, parameters)
             trial.set_user_attr(CANDIDATE, _written(found))
-            return found.compute, found.score
+            return tuple(getattr(found, figure) for figure in aims)
 
         study = search(
             objective,
@@ -94,7 +97,7 @@ def search_strategies(
                 for strategy, parameters in [*((one, {}) for one in spaces), *starts]
                 if strategy in spaces
             ],
-            directions=("minimize", "maximize"),
+            directions=list(aims.values()),
             seed=seed,
             tell=tell,
             constraints=lambda trial: excess(_read(trial.user_attrs), speedup, min_psnr),
@@ -170,6 +173,14 @@ def best_in_words(
         return f"best {one.strategy} {1 / max(one.compute, 1e-9):.2f}x {one.psnr:.1f} dB"
 
     return told
+
+
+def _aims(speedup: float | None, min_psnr: float | None) -> dict[str, str]:
+    """What is to be as high or as low as possible; what has a limit already is not."""
+    aims = {"compute": "minimize", "score": "maximize"}
+    if (speedup is None) != (min_psnr is None):
+        del aims["score" if speedup is None else "compute"]
+    return aims
 
 
 def _known(trial: optuna.Trial) -> Candidate | None:

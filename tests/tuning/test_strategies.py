@@ -90,6 +90,22 @@ def test_strategies_are_first_tried_as_they_are(workload, plain):
     assert fewer.compute == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("asked", [{"speedup": 1.8}, {"min_psnr": 30.0}])
+def test_what_has_a_limit_is_not_aimed_at(workload, plain, asked):
+    """With a limit on the one the study looks for the best of the other that keeps to it."""
+    studies = []
+
+    def tell(study, _):
+        studies.append(study)
+
+    names = ["fewer_steps", "invariant"]
+    search_strategies(workload, names, trials=4, reference=plain, tell=tell, **asked)
+    study = studies[-1]
+    wanted = best(candidates(study), **asked)
+    assert wanted is not None
+    assert study.best_trial.user_attrs["candidate"]["compute"] == wanted.compute
+
+
 def test_starts_of_ones_own_are_tried_after_those_near_the_speed_up(workload, plain):
     """What is known to be good can be given; a strategy that is not searched is left out of it."""
     studies = []
