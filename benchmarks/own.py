@@ -23,13 +23,14 @@ def named(strategy: str, **fixed: Any) -> Variant:
     return Variant(install, fixed)
 
 
-def auto_with_invariant() -> list[Variant]:
-    """The default strategy, and what does not change between steps left out of computed ones."""
+def auto_with_invariant(steps: int) -> list[Variant]:
+    """The default strategy with any number of computed steps, and in those what never changes."""
 
     def install(pipe: Any, parameters: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
         return autocache.patched(pipe, [("auto", parameters), "invariant"])
 
-    return [Variant(install, {}, "speedup", (1.0, 6.0))]
+    counts = range(steps * 3 // 4, steps // 5, -1)
+    return [Variant(install, {"speedup": round(steps / count, 4)}) for count in counts]
 
 
 def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
