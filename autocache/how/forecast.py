@@ -32,7 +32,8 @@ class Forecast(How):
     polynomial of order `correction` through the last computed values. Every step of the scheduler
     is linear in the denoiser's output, so what those steps made wrong of the latent is handed in
     with the computed output: each error counts for what the scheduler makes of it (`Call.gain`).
-    Without a scheduler that is known to answer so, and with `correction=None`, nothing is.
+    Without a scheduler that is known to answer so, and with `correction=None`, nothing is. Of
+    several values at one time, which schedulers of second order want, the last counts.
     """
 
     correction: int | None = 2
@@ -41,6 +42,7 @@ class Forecast(How):
     action: ClassVar[Action] = "predicted"
 
     def fill(self, values: Sequence[Value], moment: Moment) -> torch.Tensor:
+        values = apart(values)
         slope = self._slope(values)
         latest = values[-1]
         if slope is None:
@@ -55,6 +57,7 @@ class Forecast(How):
         gains = [moment.call.gain(step) for step in skipped]
         if self.correction is None or not gains or None in gains:
             return computed
+        values = apart(values)
         times = [moment.call.time_of(step) for step in skipped]
         weights = [gain for gain in gains if gain is not None]
         off = self._known_now(values, computed, moment, times, weights)
@@ -77,8 +80,10 @@ class Forecast(How):
     ) -> torch.Tensor:
         """The weighted sum of the skipped values, interpolated."""
         assert self.correction is not None
-        known = values[-self.correction :] if self.correction else ()
-        points = [*map(_time, known), time_at(moment)]
+        now = time_at(moment)
+        earlier = [value for value in values if _time(value) != now]
+        known = earlier[-self.correction :] if self.correction else ()
+        points = [*map(_time, known), now]
         shares = [0.0] * len(points)
         for weight, time in zip(weights, times, strict=True):
             for n, share in enumerate(lagrange(points, time)):
@@ -104,6 +109,11 @@ class Forecast(How):
         steepness = (now - between) / (between - before)
         damping = (change * line).sum(dims, keepdim=True) / (size * steepness).where(size > 0, 1)
         return slope * damping.clamp(0, 1)
+
+
+def apart(values: Sequence[Value]) -> Sequence[Value]:
+    """The last value of each time."""
+    return list({value.time: value for value in values}.values())
 
 
 def _time(value: Value) -> float:

@@ -43,6 +43,8 @@ def _response(scheduler: Any, time: torch.Tensor, nth: int) -> Response | None:
         answer = scheduler.step(output, time, sample, return_dict=False)[0].flatten().double()
     except Exception:  # Whatever a scheduler wants that is not here: it has no known response.
         return None
+    if answer.shape != (len(_SAMPLES),):
+        return None  # It goes on from a sample that it remembers.
     a, b = float(answer[0]), float(answer[1])
     expected = a * sample.flatten().double() + b * output.flatten().double()
     if not torch.isfinite(answer).all() or b == 0:
