@@ -13,6 +13,10 @@ from autocache.runtime.distance import relative_l1
 if TYPE_CHECKING:
     from autocache.runtime.moment import Moment
     from autocache.runtime.part import Part
+    from autocache.runtime.store import Value
+
+DENOISER = "denoiser"
+"""The name under which the output of the whole denoiser is kept."""
 
 
 def flatten(output: Any) -> tuple[list[Any], Any]:
@@ -39,6 +43,12 @@ def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
     if len(tensors) > 1:
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
     return tensors[0] if tensors else None
+
+
+def kept_values(moment: Moment, name: str) -> list[tuple[Value, ...]]:
+    """The last values, oldest first, of each tensor of the output that is kept under a name."""
+    kept, _ = moment.kept.get(name, ((), None))
+    return [moment.store.get((name, nth)) for nth in _tensors(kept)]
 
 
 def note_error(moment: Moment, filled: Any, computed: Any) -> None:

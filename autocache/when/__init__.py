@@ -9,6 +9,7 @@ from autocache.when.chosen import Chosen
 from autocache.when.codebook import Codebook
 from autocache.when.conditional import Conditional
 from autocache.when.gain import Gain
+from autocache.when.guarded import Guarded
 from autocache.when.interval import Interval
 from autocache.when.latent_curvature import LatentCurvature
 from autocache.when.magnitude import Magnitude
@@ -28,6 +29,7 @@ __all__ = [
     "Codebook",
     "Conditional",
     "Gain",
+    "Guarded",
     "Interval",
     "LatentCurvature",
     "Magnitude",

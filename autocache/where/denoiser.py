@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from autocache.runtime.outputs import Outputs, flatten, unflatten
+from autocache.runtime.outputs import DENOISER, Outputs, flatten, unflatten
 from autocache.where.base import Around, Where
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _Call:
     def __init__(self, part: Part, residual: bool) -> None:
         self.part = part
         self.residual = residual
-        self.outputs = Outputs(part, "denoiser")
+        self.outputs = Outputs(part, DENOISER)
 
     def around(self, proceed: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         moment = self.part.moment
