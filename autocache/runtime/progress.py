@@ -11,21 +11,24 @@ import numpy as np
 def progress(scheduler: Any) -> tuple[float, ...] | None:
     """The share of the way that lies behind at each of the scheduler's timesteps, from 0.
 
-    A latent is `cos(phi) * picture + sin(phi) * noise` but for its scale; the way is that of phi
-    from the first timestep to 0. None where the scheduler does not tell its noise levels.
+    It is measured where the denoiser's output is the direction of it. Flow matching goes along the
+    line from noise to picture: the way is that of the noise level. Elsewhere a latent is
+    `cos(phi) * picture + sin(phi) * noise` but for its scale, and the way is that of phi. Both are
+    those from the first timestep to 0. None where the scheduler does not tell its noise levels.
     """
-    angles = _angles(scheduler)
-    if angles is None or len(angles) < 2 or not angles[0] > 0:
+    left = _left(scheduler)
+    if left is None or len(left) < 2 or not left[0] > 0:
         return None
-    return tuple(float(1 - angle / angles[0]) for angle in angles)
+    return tuple(float(1 - now / left[0]) for now in left)
 
 
-def _angles(scheduler: Any) -> np.ndarray | None:
+def _left(scheduler: Any) -> np.ndarray | None:
+    """The noise level or the angle that is left at each timestep."""
     config = getattr(scheduler, "config", {})
     times = _array(getattr(scheduler, "timesteps", None))
     sigmas = _array(getattr(scheduler, "sigmas", None))
     if "FlowMatch" in type(scheduler).__name__ or config.get("use_flow_sigmas"):
-        return None if sigmas is None else np.arctan2(sigmas, 1 - sigmas)[: _count(times, sigmas)]
+        return None if sigmas is None else sigmas[: _count(times, sigmas)]
     kept = _array(getattr(scheduler, "alphas_cumprod", None))
     if kept is not None and times is not None:
         alphas = np.interp(times, np.arange(len(kept)), kept)

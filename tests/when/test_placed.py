@@ -15,7 +15,7 @@ from autocache.when.placed import placed
 @pytest.mark.parametrize("speedup", [1.0, 1.5, 2.0, 3.0, 4.0, 100.0])
 def test_as_many_steps_as_the_speed_up_wants(total: int, speedup: float) -> None:
     """The first among them, also where several fall together."""
-    steps = placed(total, speedup, 1.5)
+    steps = placed(total, speedup, 1.5, 0.5)
     assert len(steps) == max(1, round(total / speedup))
     assert 0 in steps
     assert steps <= set(range(total))
@@ -23,15 +23,22 @@ def test_as_many_steps_as_the_speed_up_wants(total: int, speedup: float) -> None
 
 def test_evenly_and_at_the_beginning() -> None:
     """A power of 1 is every second or fourth step; a higher one takes from the end."""
-    assert placed(12, 2, 1.0) == {0, 2, 4, 6, 8, 10}
-    assert placed(12, 4, 1.0) == {0, 4, 8}
-    assert placed(12, 4, 2.0) == {0, 1, 5}
+    assert placed(12, 2, 1.0, 1.0) == {0, 2, 4, 6, 8, 10}
+    assert placed(12, 4, 1.0, 1.0) == {0, 4, 8}
+    assert placed(12, 4, 2.0, 1.0) == {0, 1, 5}
+
+
+def test_few_are_left_after_the_last() -> None:
+    """Half a gap: the last is nearer to the end than to the one before, at any speed."""
+    for total, speedup in itertools.product((20, 28, 50), (2, 3, 4)):
+        *_, before, last = sorted(placed(total, speedup, 1.5, 0.5))
+        assert total - last <= (last - before + 1) / 2 + 1
 
 
 def test_the_way_of_the_scheduler_counts() -> None:
     """Where the first half of the steps makes a tenth of the way, fewer of them are computed."""
     slow = tuple([n * 0.1 / 6 for n in range(6)] + [0.1 + n * 0.9 / 6 for n in range(6)])
-    assert placed(12, 3, 1.0, slow) == {0, 7, 8, 10}
+    assert placed(12, 3, 1.0, 1.0, slow) == {0, 7, 8, 10}
 
 
 @pytest.mark.parametrize(
