@@ -18,7 +18,7 @@ from autocache.errors import AutocacheError, ProfileError
 from autocache.tuning.made_for import MadeFor
 from autocache.tuning.profile import Measured
 
-WEIGHTS = [[[1.0]], [[1.0 / 3]], [[0.5, -1e-7]], [[1.25], [2.0]]]
+WEIGHTS = [[[1.0]], [[1.0 / 3]], [[0.5, -1e-7]], [[1.25], [2.0]]] * 3
 MADE_FOR: dict[str, Any] = {
     "models": [{"class": "package.module:Model", "config": "123456789012"}],
     "steps": 4,
@@ -40,7 +40,7 @@ MEASURED: dict[str, Any] = {
 
 def _whole() -> Profile:
     """With every key there is."""
-    parameters = {"steps": [0, 2, 4, 6], "total": 12, "weights": {"cond": WEIGHTS}, "dry_run": True}
+    parameters = {"steps": [*range(12)], "total": 12, "weights": {"cond": WEIGHTS}, "dry_run": True}
     return Profile(
         strategy="schedule",
         parameters=parameters,
@@ -76,7 +76,7 @@ def test_the_file_is_readable() -> None:
     assert lines[: len(head)] == head
     assert any("33% of the compute" in line and "51.2 dB" in line for line in head)
     assert any(line.strip() == "- [[0.5, -1.0e-07]]" for line in lines)
-    assert "  steps: [0, 2, 4, 6]" in lines
+    assert "  steps: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]" in lines
     assert max(map(len, lines)) <= 100
     long = Profile(strategy="schedule", parameters={"steps": list(range(200)), "total": 300})
     assert len(long.text().splitlines()) < 20
