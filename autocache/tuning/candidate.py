@@ -21,6 +21,13 @@ class Candidate:
     """Mean over the inputs of the PSNR in dB against the uncached run."""
     p10: float
     """Its 10th percentile."""
+    beside: Sequence[str] = ()
+    """Lossless strategies that are at work with it."""
+
+    @property
+    def choice(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """As `autocache.patch` takes it."""
+        return [*((name, {}) for name in self.beside), (self.strategy, self.parameters)]
 
     @property
     def score(self) -> float:

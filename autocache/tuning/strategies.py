@@ -110,19 +110,26 @@ def search_strategies(
 
 
 def measured(
-    workload: Workload, plain: Reference, strategy: str, parameters: Mapping[str, Any]
+    workload: Workload,
+    plain: Reference,
+    strategy: str,
+    parameters: Mapping[str, Any],
+    beside: Sequence[str] = (),
 ) -> Candidate:
-    """Run a strategy on the workload and hold it against the run without a cache.
+    """Run a strategy, and lossless ones beside it, and hold it against the run without a cache.
 
     Raises:
         AutocacheError: it cannot be run with these parameters, or what it draws are no numbers.
     """
-    with quiet(), patched(workload.pipe, strategy, **parameters):
+    choice = [*((name, {}) for name in beside), (strategy, parameters)]
+    with quiet(), patched(workload.pipe, choice):
         drawn = workload.run(count=True)
     if not all(np.isfinite(sample).all() for sample in drawn.samples):
         raise AutocacheError(f"{strategy} draws what are no numbers")
     mean, p10 = summary(plain.psnr(drawn.samples))
-    return Candidate(strategy, dict(parameters), (drawn.compute or 0) / plain.compute, mean, p10)
+    return Candidate(
+        strategy, dict(parameters), (drawn.compute or 0) / plain.compute, mean, p10, beside
+    )
 
 
 def candidates(study: optuna.Study) -> list[Candidate]:

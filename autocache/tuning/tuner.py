@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autocache.api import patched
-from autocache.errors import ParameterError
+from autocache.errors import AutocacheError, ParameterError
 from autocache.quiet import quiet
 from autocache.strategy import get
 from autocache.tuning import strategies as others
@@ -20,6 +20,7 @@ from autocache.tuning.conditions import conditions, machine
 from autocache.tuning.cost import Cost
 from autocache.tuning.identity import identity
 from autocache.tuning.mindie.run import PublishedSearch
+from autocache.tuning.placement import Placement
 from autocache.tuning.profile import Measured, Profile, Quality
 from autocache.tuning.reference import Reference
 from autocache.tuning.schedule_search import Schedules
@@ -38,6 +39,8 @@ Progress = Callable[[str, int], AbstractContextManager[Tell]]
 
 SCHEDULE = "schedule"
 ORDER = 3
+LOSSLESS = "invariant"
+WORTH_IT = 0.95
 CONFIRMED = 3
 """Schedules whose pictures are compared in the end."""
 FEW = 4.0
@@ -58,6 +61,8 @@ class Tuning:
     plain: Reference = field(init=False)
     """What is searched on, without a cache."""
     speedup: float | None = field(init=False)
+    beside: tuple[str, ...] = field(init=False, default=())
+    """Lossless strategies at work with a schedule."""
 
     def best(self, strategies: Sequence[str]) -> Profile:
         """The best of what the strategies can be."""
@@ -73,6 +78,7 @@ class Tuning:
         logger.info("tune: %s; %s", self.goal, cost)
         found: list[Candidate] = []
         if SCHEDULE in strategies:
+            self._look_for_lossless()
             found += self._schedules(cost.trials)
         if named:
             found += self._strategies(named, cost.trials)
@@ -120,7 +126,7 @@ class Tuning:
         folder = _folder(self.storage)
         schedules = Schedules(self.searched, record(self.searched, folder=folder))
         if self.speedup is not None:
-            counts = [max(1, math.floor(schedules.total / self.speedup + 1e-9))]
+            counts = [self._count(schedules.placement, 1 / self.speedup)]
         else:
             enough = self._enough(schedules)
             counts = [max(1, enough - 1), enough]
@@ -128,6 +134,33 @@ class Tuning:
         for count in counts:
             found += self._searched(schedules, count, max(1, trials // len(counts)))
         return found
+
+    def _look_for_lossless(self) -> None:
+        """Whether work that is the same at every step is worth leaving out."""
+        try:
+            left = self._compute(LOSSLESS, {})
+        except AutocacheError:  # The model has no such work.
+            return
+        if left < WORTH_IT:
+            self.beside, self._left = (LOSSLESS,), left
+
+    def _count(self, placement: Placement, compute: float) -> int:
+        """The most computed steps that leave no more than so much of the compute."""
+        total = placement.total
+        if not self.beside:
+            return max(1, math.floor(total * compute + 1e-9))
+        # The first step is paid in full, and spares something in each of the others.
+        each = (self._left * total - 1) / (total - 1)
+        count = max(1, min(total, math.floor(1 + (total * compute - 1) / each + 1e-9)))
+        while count > 1 and self._compute(SCHEDULE, _plain(placement, count)) > compute:
+            count -= 1
+        return count
+
+    def _compute(self, strategy: str, parameters: Mapping[str, Any]) -> float:
+        """The share of the compute that is left, as the first input tells."""
+        first = self.searched.among(0, 1)
+        plain = Reference.of(first)
+        return others.measured(first, plain, strategy, parameters, self.beside).compute
 
     def _searched(self, schedules: Schedules, count: int, trials: int) -> list[Candidate]:
         """The best schedules of a search, and `auto` at their compute, as pictures."""
@@ -177,20 +210,20 @@ class Tuning:
         return self.progress(label, trials) if self.progress else nullcontext()
 
     def _measured(self, strategy: str, parameters: Mapping[str, Any]) -> Candidate:
-        return others.measured(self.searched, self.plain, strategy, parameters)
+        return others.measured(self.searched, self.plain, strategy, parameters, self.beside)
 
     def _profile(self, chosen: Candidate, began: float) -> Profile:
         """The chosen one, measured on what was held out."""
         pipe = self.kept.pipe
         plain = Reference.of(self.kept)
-        held = others.measured(self.kept, plain, chosen.strategy, chosen.parameters)
+        held = others.measured(self.kept, plain, chosen.strategy, chosen.parameters, chosen.beside)
         # Timed without counting, which takes time of its own.
         seconds = self.kept.run().seconds
-        with quiet(), patched(pipe, chosen.strategy, **chosen.parameters):
+        with quiet(), patched(pipe, chosen.choice) as patch:
             faster = self.kept.run().seconds
         first = self.kept.seed
         return Profile.of(
-            get(chosen.strategy).create(**chosen.parameters),
+            patch.strategy,
             made_for=conditions(self.kept),
             measured=Measured(
                 compute=held.compute,
@@ -202,6 +235,11 @@ class Tuning:
                 seconds=clock.perf_counter() - began,
             ),
         )
+
+
+def _plain(placement: Placement, count: int) -> dict[str, Any]:
+    """A schedule without weights, as `schedule` takes it."""
+    return {"steps": placement.best(count), "total": placement.total}
 
 
 def _folder(storage: str | Path | None) -> Path | None:
