@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from autocache.how import Forecast, Weighted
 from autocache.runtime.limits import Limits
 from autocache.strategy.recipe import Recipe, Strategy
-from autocache.when import Chosen
+from autocache.when import Chosen, Guarded
 from autocache.where import Denoiser
 
 if TYPE_CHECKING:
@@ -53,9 +53,19 @@ class Schedule(Strategy):
     correction: int | None = Field(
         3, ge=0, le=3, description="order of the forecast's correction; None leaves it out"
     )
+    max_error: float | None = Field(
+        None,
+        ge=0,
+        description="as auto's, without weights only: more steps are computed where the error "
+        "expected of skipped ones would exceed it",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Schedule:
+        if self.weights is not None and self.max_error is not None:
+            raise ValueError(
+                "weights belong to just these computed steps, and max_error adds others; give one"
+            )
         ordered = sorted(set(self.steps))
         if list(self.steps) != ordered or not ordered or ordered[0] != 0:
             raise ValueError(f"steps={list(self.steps)} must rise from 0")
@@ -81,4 +91,7 @@ class Schedule(Strategy):
         if self.weights is not None:
             how = Weighted(self.weights, self.steps, self.total, forecast)
         chosen = Chosen(self.steps, self.total, how.keep)
-        return Recipe(chosen, Denoiser(), how, Limits(warmup=1))
+        if self.max_error is None:
+            return Recipe(chosen, Denoiser(), how, Limits(warmup=1))
+        limits = Limits(warmup=1, shared=True)
+        return Recipe(Guarded(chosen, self.max_error), Denoiser(), how, limits)

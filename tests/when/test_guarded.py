@@ -119,3 +119,17 @@ def test_a_bound_that_is_none(bound: float) -> None:
         Guarded(None, bound)
     with pytest.raises(ParameterError, match="max_error="):
         autocache.patch(Turning(), "auto", max_error=bound)
+
+
+def test_a_schedule_takes_a_bound_too() -> None:
+    """Where its weights were not fitted for just its steps."""
+    model, given = Turning(), torch.full((1, 3), 0.6)
+    schedule = {"steps": SCHEDULE.steps, "total": STEPS}
+    with autocache.patched(model, "schedule", **schedule, max_error=0.05) as patch:
+        for n in range(STEPS):
+            model(given, timestep=1000.0 - 25 * n)
+        done = [r.step for r in patch.stats().steps if r.action == "computed"]
+    assert done == drive([0.6], Guarded(SCHEDULE, 0.05))[0]
+    weights = {"0": [[[1.0]]] * STEPS}
+    with pytest.raises(ParameterError, match="just these computed steps"):
+        autocache.patch(model, "schedule", **schedule, weights=weights, max_error=0.05)
