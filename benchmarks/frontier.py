@@ -138,13 +138,13 @@ def main() -> None:
 
 def add(bench: Bench, name: str, measure: Callable[[], dict[str, Any]], *, redo: bool) -> None:
     """Measure a row and write it, unless it is there."""
-    figures = load()
     model, guidance = bench.name.split("/")
-    section = figures.setdefault(model, {}).setdefault(guidance, {})
-    if name in section and not redo:
+    if name in load().get(model, {}).get(guidance, {}) and not redo:
         return
     began = time.perf_counter()
-    section[name] = row = measure()
+    row = measure()
+    figures = load()  # again: another process may have written meanwhile
+    figures.setdefault(model, {}).setdefault(guidance, {})[name] = row
     save(figures)
     brief = {key: (row[key]["psnr"], row[key]["psnr_p10"]) for key in "234" if key in row}
     print(bench.name, name, brief or row, f"{time.perf_counter() - began:.0f} s", flush=True)

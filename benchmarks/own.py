@@ -86,7 +86,10 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
             retention=(0.05,),
             max_consecutive_skips=(6,),
         ),
-        "pab": _each("pab", spatial_range=(2, 6), cross_range=(2, 6), spatial_window=((0, 1001),)),
+        "pab": [
+            *_each("pab", spatial_range=(2, 6), spatial_window=((0, 1001),)),
+            *_each("pab", spatial_range=(2, 6), cross_range=(6,), spatial_window=((0, 1001),)),
+        ],
         "seacache": _dialled(
             "seacache", "threshold", (0.01, 20.0), order=(1,), max_consecutive_skips=(2, 5)
         ),

@@ -13,6 +13,7 @@ import diffusers
 import torch
 from DeepCache import DeepCacheSDHelper
 from diffusers.hooks import apply_faster_cache, apply_pyramid_attention_broadcast
+from torch import nn
 
 from cases import Case
 from peer_cache_dit import cache_dit_rows
@@ -127,19 +128,31 @@ def mag_ratios(pipe: Any, steps: int, draw: Callable[[], object]) -> list[float]
         config = diffusers.MagCacheConfig(calibrate=True, num_inference_steps=steps)
         pipe.transformer.enable_cache(config)
         draw()
-    measured = [ast.literal_eval(line) for line in printed.getvalue().splitlines() if "[" in line]
+    measured = [
+        ast.literal_eval(line) for line in printed.getvalue().splitlines() if line.startswith("[1")
+    ]
     ratios = torch.tensor([one for one in measured if len(one) == steps]).mean(0)
     return [round(ratio, 5) for ratio in ratios.tolist()]
+
+
+def _clock(pipe: Any, model: nn.Module) -> Callable[[], float]:
+    """The present timestep, from the pipeline or else from what it hands to its denoiser."""
+    if hasattr(type(pipe), "current_timestep"):
+        return lambda: pipe.current_timestep
+    seen = [0.0]
+    model.register_forward_pre_hook(lambda _, args: seen.__setitem__(0, float(args[1])))
+    return lambda: seen[0]
 
 
 def _broadcast(case: Case) -> list[Variant]:
     @contextlib.contextmanager
     def install(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
-        config = diffusers.PyramidAttentionBroadcastConfig(
-            current_timestep_callback=lambda: pipe.current_timestep, **parameters
-        )
         with on_a_copy(pipe, case.denoiser):
-            apply_pyramid_attention_broadcast(getattr(pipe, case.denoiser), config)
+            model = getattr(pipe, case.denoiser)
+            config = diffusers.PyramidAttentionBroadcastConfig(
+                current_timestep_callback=_clock(pipe, model), **parameters
+            )
+            apply_pyramid_attention_broadcast(model, config)
             yield
 
     return [
@@ -161,15 +174,16 @@ def _faster(case: Case, guidance: bool) -> list[Variant]:
 
     @contextlib.contextmanager
     def install(pipe: Any, parameters: dict[str, Any]) -> Iterator[None]:
-        config = diffusers.FasterCacheConfig(
-            current_timestep_callback=lambda: pipe.current_timestep,
-            attention_weight_callback=lambda _: 0.5,
-            tensor_format="BCHW",
-            is_guidance_distilled=not batched,
-            **parameters,
-        )
         with on_a_copy(pipe, case.denoiser):
-            apply_faster_cache(getattr(pipe, case.denoiser), config)
+            model = getattr(pipe, case.denoiser)
+            config = diffusers.FasterCacheConfig(
+                current_timestep_callback=_clock(pipe, model),
+                attention_weight_callback=lambda _: 0.5,
+                tensor_format="BCHW",
+                is_guidance_distilled=not batched,
+                **parameters,
+            )
+            apply_faster_cache(model, config)
             yield
 
     return [
