@@ -127,7 +127,7 @@ def main() -> None:
     )
     parser.add_argument("--redo", action="store_true", help="run rows again that are there already")
     options = parser.parse_args()
-    logging.disable(logging.INFO)  # cache-dit reports every step of its installation
+    logging.disable(logging.WARNING)  # cache-dit warns of what is usual at every installation
     benches = [Bench(case, guidance) for case in CASES.values() for guidance in (False, True)]
     # A row of every pipeline before the next one, so that what is there compares.
     for turn in zip_longest(*(rows(bench, options.redo) for bench in benches)):

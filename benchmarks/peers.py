@@ -135,7 +135,7 @@ def mag_ratios(pipe: Any, steps: int, draw: Callable[[], object]) -> list[float]
     return [round(ratio, 5) for ratio in ratios.tolist()]
 
 
-def _clock(pipe: Any, model: nn.Module) -> Callable[[], float]:
+def _clock(pipe: Any, model: nn.Module) -> Callable[[], Any]:
     """The present timestep, from the pipeline or else from what it hands to its denoiser."""
     if hasattr(type(pipe), "current_timestep"):
         return lambda: pipe.current_timestep
