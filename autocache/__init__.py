@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autocache.run_stats import RunStats
     from autocache.tuning.calibrate import calibrate
     from autocache.tuning.profile import Profile
+    from autocache.tuning.tune import tune
 
 _HOME = {
     "Patch": "api",
@@ -27,6 +28,7 @@ _HOME = {
     "specs": "api",
     "stats": "api",
     "strategies": "api",
+    "tune": "tuning.tune",
     "unpatch": "api",
 }
 _MODULES = ("demo", "errors", "how", "probe", "when", "where")
@@ -46,6 +48,7 @@ __all__ = [
     "specs",
     "stats",
     "strategies",
+    "tune",
     "unpatch",
     "when",
     "where",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocache.errors import ParameterError
 
@@ -21,39 +21,50 @@ class Cost:
     share: float
     """Of a generation's compute that a candidate has."""
     searches: int
-    trials: int
+    again: int = 0
+    """Inputs that a trial runs twice: those of the first of several calls of the pipeline."""
+    compared: int = 4
+    """Candidates whose pictures are compared beside the trials."""
+    timed: bool = False
+    """Whether two runs are timed to know what speed-up is asked for."""
+    trials: int = TRIALS
     """Of each search."""
 
-    @classmethod
-    def plan(
-        cls, inputs: int, held_out: int, share: float, searches: int, budget: int | None
-    ) -> Cost:
-        """As many trials as the budget allows.
+    def within(self, budget: int | None) -> Cost:
+        """With as many trials as the budget allows.
 
         Raises:
             ParameterError: it allows so few that nothing is searched.
         """
-        cost = cls(inputs, held_out, share, searches, TRIALS)
         if budget is None:
-            return cost
-        trials = int((budget - cost.fixed) / (searches * inputs * share))
+            return self
+        trials = int((budget - self.fixed) / (self.searches * self.trial))
         if trials < LEAST:
-            needed = cls(inputs, held_out, share, searches, LEAST)
             raise ParameterError(
-                f"budget={budget}: a search takes {needed}. Allow so many, or give fewer inputs"
+                f"budget={budget}: a search takes {replace(self, trials=LEAST)}. Allow so many, or "
+                "give fewer inputs"
             )
-        return cls(inputs, held_out, share, searches, trials)
+        return replace(self, trials=trials)
+
+    @property
+    def trial(self) -> float:
+        """What one trial spends."""
+        return (self.inputs + self.again) * self.share
 
     @property
     def fixed(self) -> float:
-        """What is spent whatever the trials: the inputs twice plain, once as pictures and once
-        recorded, the best candidates again, and the held-out inputs plain and with the best."""
-        return (2 + 4 * self.share) * self.inputs + (1 + self.share) * self.held_out
+        """What is spent whatever the trials: the inputs plain, once as pictures and once recorded,
+        and with each candidate whose pictures are compared; the held-out inputs plain and with the
+        best, once to measure and once to time each, and one of them to look at. What is done on a
+        single call beside all this is left out."""
+        begun = 2 + (2.25 if self.timed else 0.0)
+        ended = 2 * (1 + self.share) * self.held_out + 1
+        return (begun + self.compared * self.share) * self.inputs + ended
 
     @property
     def generations(self) -> int:
         """In all."""
-        return round(self.fixed + self.searches * self.trials * self.inputs * self.share)
+        return round(self.fixed + self.searches * self.trials * self.trial)
 
     def __str__(self) -> str:
         searches = f"{self.searches} x " if self.searches > 1 else ""

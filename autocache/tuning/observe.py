@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 
+from autocache.errors import AutocacheError
 from autocache.runtime.outputs import flatten, unflatten
 from autocache.where import Where
 
@@ -33,7 +34,7 @@ class Observer(Protocol):
         ...
 
 
-class SeveralOutputs(Exception):
+class SeveralOutputs(AutocacheError):
     """The denoiser returns more than one tensor, or none."""
 
 

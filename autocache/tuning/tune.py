@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from autocache.errors import ParameterError
 from autocache.tuning.goal import Goal
-from autocache.tuning.tuner import SCHEDULE, Progress, Tuning
+from autocache.tuning.told import Progress, shown
+from autocache.tuning.tuner import SCHEDULE, Tuning
 from autocache.tuning.unpatched import unpatched
 from autocache.tuning.workload import Workload
 
@@ -37,14 +38,16 @@ def tune(
     seed: int = 0,
     batch: int = 8,
     storage: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     **options: Any,
 ) -> Profile:
     """Find the best way to run a pipeline within a compute, or at a quality.
 
     The plain pipeline is recorded once. Where to compute is then searched, each candidate run for
     real on the inputs; the best is measured on inputs and noise that nothing was chosen by, and
-    that error is in the profile. What it will cost is logged before it begins.
+    that error is in the profile. What it will cost is logged before it begins. Where the pipeline's
+    steps cannot be followed, as with several denoisers, the log says so and the other strategies
+    named are searched, or else the parameters of `auto`.
 
     Args:
         pipe: a diffusers pipeline; it is left as it was, patched or not.
@@ -64,8 +67,10 @@ def tune(
         batch: prompts drawn in one call.
         storage: where the search is kept: a file or a database's URL, see
             `autocache.tuning.storage.opened`. A tuning that was interrupted goes on there, and
-            workers on several machines share it. None keeps it in memory.
-        progress: makes what is told of each step of the work, such as `SearchProgress`.
+            workers on several machines share it. Beside a file, recordings of the plain runs are
+            in the directory FILE.recorded. None keeps it in memory.
+        progress: True for bars on standard error, with what it will cost before the first; or what
+            makes something of the kind, see `autocache.tuning.told.Progress`. None draws nothing.
         **options: of the published search.
 
     Returns:
@@ -75,12 +80,12 @@ def tune(
         ParameterError: not just one of `speedup`, `min_psnr` and `time` is given, or one is out of
             range or cannot be reached.
         DoesNotApplyError: none of the strategies applies to the pipeline.
-        AutocacheError: Optuna is not installed, the storage is of another search, or the pipeline's
-            steps cannot be followed.
+        AutocacheError: Optuna is not installed, or the storage is of another search.
     """
     goal = Goal(speedup, min_psnr, time)
     searched, kept = split(pipe, inputs, held_out, call=dict(call or {}), seed=seed, batch=batch)
-    tuning = Tuning(searched, kept, goal, budget, storage, seed, progress)
+    drawn, announce = shown(progress)
+    tuning = Tuning(searched, kept, goal, budget, storage, seed, drawn, announce)
     with unpatched(pipe):
         if search is not None:
             return tuning.published(search, **options)

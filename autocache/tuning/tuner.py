@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,12 +18,14 @@ from autocache.tuning import strategies as others
 from autocache.tuning.conditions import conditions, machine
 from autocache.tuning.cost import Cost
 from autocache.tuning.identity import identity
+from autocache.tuning.lossless import Lossless
 from autocache.tuning.mindie.run import PublishedSearch
-from autocache.tuning.placement import Placement
 from autocache.tuning.profile import Measured, Profile, Quality
 from autocache.tuning.reference import Reference
 from autocache.tuning.schedule_search import Schedules
 from autocache.tuning.study import Tell
+from autocache.tuning.timing import Timing
+from autocache.tuning.told import Announce, Best, Progress, best_score, least_error
 from autocache.tuning.trajectory import record
 
 if TYPE_CHECKING:
@@ -34,17 +35,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("autocache")
 
-Progress = Callable[[str, int], AbstractContextManager[Tell]]
-"""From what is tried and how often to what is told of each trial."""
-
 SCHEDULE = "schedule"
+FALLBACK = "auto"
+"""What is searched instead where steps cannot be followed."""
 ORDER = 3
-LOSSLESS = "invariant"
-WORTH_IT = 0.95
 CONFIRMED = 3
 """Schedules whose pictures are compared in the end."""
-FEW = 4.0
-"""Speed-up of the second of two runs that are timed."""
+HALVINGS = 5
+"""Runs that it takes to find how many steps are good enough, about: of 28 steps as of 50."""
 
 
 @dataclass
@@ -58,28 +56,32 @@ class Tuning:
     storage: str | Path | None = None
     seed: int = 0
     progress: Progress | None = None
+    announce: Announce = logger.info
+    """Told what it will take, before it begins."""
     plain: Reference = field(init=False)
     """What is searched on, without a cache."""
-    speedup: float | None = field(init=False)
     beside: tuple[str, ...] = field(init=False, default=())
     """Lossless strategies at work with a schedule."""
+    speedup: float | None = field(init=False)
 
     def best(self, strategies: Sequence[str]) -> Profile:
         """The best of what the strategies can be."""
-        if not strategies:
-            raise ParameterError("strategies: name at least one")
+        if not strategies or isinstance(strategies, str):
+            raise ParameterError(f"strategies={strategies!r}: expected a list with at least one")
         for name in strategies:
             get(name)
         began = clock.perf_counter()
-        self.plain = Reference.of(self.searched)
         self.speedup = self.goal.speedup or self._speedup_in_time()
-        named = [name for name in strategies if name != SCHEDULE]
-        cost = self._cost(len(named) > 0, SCHEDULE in strategies)
-        logger.info("tune: %s; %s", self.goal, cost)
+        named = [name for name in dict.fromkeys(strategies) if name != SCHEDULE]
+        cost = self._cost(named=bool(named), schedule=SCHEDULE in strategies)
+        self.announce(f"tune: {self.goal}; {cost}")
+        self.plain = Reference.of(self.searched)
         found: list[Candidate] = []
-        if SCHEDULE in strategies:
-            self._look_for_lossless()
-            found += self._schedules(cost.trials)
+        schedules = self._followed(named) if SCHEDULE in strategies else None
+        if schedules is not None:
+            found += self._schedules(schedules, cost.trials)
+        elif SCHEDULE in strategies and not named:
+            named = [FALLBACK]
         if named:
             found += self._strategies(named, cost.trials)
         chosen = others.best(found, speedup=self.speedup, min_psnr=self.goal.min_psnr)
@@ -91,42 +93,64 @@ class Tuning:
         """What one of MindIE's searches finds."""
         if self.goal.speedup is None:
             raise ParameterError(f"search={search!r} wants a speedup, by which it counts")
+        if self.budget is not None:
+            raise ParameterError(f"search={search!r} tries all that it has, whatever the budget")
         began = clock.perf_counter()
         found = PublishedSearch(self.searched, search, ratio=self.goal.speedup, **options)
-        logger.info("tune: up to %d generations of each input", found.generations)
-        first = found.run(name=search, storage=self.storage, progress=self.progress)[0]
+        self.announce(f"tune: {self.goal}; up to {found.generations} generations of each input")
+        first = found.run(name=search, storage=self.storage, progress=self._published_progress())[0]
         self.plain = Reference.of(self.searched)
         chosen = others.measured(self.searched, self.plain, search, first.parameters)
         return self._profile(chosen, began)
 
-    def _cost(self, named: bool, schedule: bool) -> Cost:
-        share = 1 / self.speedup if self.speedup else 0.5
-        return Cost.plan(
-            len(self.searched.inputs), len(self.kept.inputs), share, named + schedule, self.budget
-        )
+    def _published_progress(self) -> Callable[[str, int], AbstractContextManager[Tell]] | None:
+        made = self.progress
+        if made is None:
+            return None
+        return lambda label, trials: made(label, trials, least_error)
+
+    def _cost(self, *, named: bool, schedule: bool) -> Cost:
+        count = len(self.searched.inputs)
+        several = schedule and count > self.searched.batch
+        compared = CONFIRMED + 1
+        if self.speedup is None:
+            # Two numbers of steps are searched, and each number that is looked at is fitted first.
+            compared = 2 * compared + 2 * HALVINGS
+        return Cost(
+            count,
+            len(self.kept.inputs),
+            1 / self.speedup if self.speedup else 0.5,
+            named + schedule,
+            again=self.searched.batch if several else 0,
+            compared=compared if schedule else 0,
+            timed=self.goal.time is not None,
+        ).within(self.budget)
 
     def _speedup_in_time(self) -> float | None:
-        """The speed-up at which an input takes as long as is asked, from two runs timed."""
+        """The speed-up at which an input takes as long as is asked."""
         if self.goal.time is None:
             return None
-        count = len(self.searched.inputs)
-        whole = self.searched.run().seconds / count
-        with quiet(), patched(self.searched.pipe, "auto", speedup=FEW) as patch:
-            few = self.searched.run().seconds / count
-            share = patch.stats().denoiser.share
-        fixed = (few - share * whole) / (1 - share)
-        left = (self.goal.time - fixed) / max(whole - fixed, 1e-9)
-        if left <= 0:
-            raise ParameterError(
-                f"time={self.goal.time}: an input takes {fixed:.3g} s beside the denoiser's calls"
-            )
-        return max(1.0, 1 / left)
+        self.announce("tune: two runs are timed first")
+        return Timing.of(self.searched, self.storage).speedup(self.goal.time)
 
-    def _schedules(self, trials: int) -> list[Candidate]:
-        folder = _folder(self.storage)
-        schedules = Schedules(self.searched, record(self.searched, folder=folder))
+    def _followed(self, named: Sequence[str]) -> Schedules | None:
+        """The schedules there are; None, and why, where the pipeline's steps cannot be followed."""
+        try:
+            return Schedules(self.searched, record(self.searched, folder=folder(self.storage)))
+        except AutocacheError as error:
+            logger.warning(
+                "tune: no schedule can be fitted to a %s: %s; %s is searched instead",
+                type(self.searched.pipe).__name__,
+                error,
+                " and ".join(named) or f"{FALLBACK}, by its parameters,",
+            )
+            return None
+
+    def _schedules(self, schedules: Schedules, trials: int) -> list[Candidate]:
+        lossless = Lossless(self.searched)
+        self.beside = lossless.names
         if self.speedup is not None:
-            counts = [self._count(schedules.placement, 1 / self.speedup)]
+            counts = [lossless.count(schedules.placement, 1 / self.speedup)]
         else:
             enough = self._enough(schedules)
             counts = [max(1, enough - 1), enough]
@@ -135,39 +159,10 @@ class Tuning:
             found += self._searched(schedules, count, max(1, trials // len(counts)))
         return found
 
-    def _look_for_lossless(self) -> None:
-        """Whether work that is the same at every step is worth leaving out."""
-        try:
-            left = self._compute(LOSSLESS, {})
-        except AutocacheError:  # The model has no such work.
-            return
-        if left < WORTH_IT:
-            self.beside, self._left = (LOSSLESS,), left
-
-    def _count(self, placement: Placement, compute: float) -> int:
-        """The most computed steps that leave no more than so much of the compute."""
-        total = placement.total
-        if not self.beside:
-            return max(1, math.floor(total * compute + 1e-9))
-        # The first step is paid in full, and spares something in each of the others.
-        each = (self._left * total - 1) / (total - 1)
-        count = max(1, min(total, math.floor(1 + (total * compute - 1) / each + 1e-9)))
-        while count > 1 and self._compute(SCHEDULE, _plain(placement, count)) > compute:
-            count -= 1
-        return count
-
-    def _compute(self, strategy: str, parameters: Mapping[str, Any]) -> float:
-        """The share of the compute that is left, as the first input tells."""
-        first = self.searched.among(0, 1)
-        plain = Reference.of(first)
-        return others.measured(first, plain, strategy, parameters, self.beside).compute
-
     def _searched(self, schedules: Schedules, count: int, trials: int) -> list[Candidate]:
         """The best schedules of a search, and `auto` at their compute, as pictures."""
-        told = (
-            self.progress(f"{count} of {schedules.total} steps", trials) if self.progress else None
-        )
-        with told or nullcontext() as tell:
+        label = f"{count} of {schedules.total} steps"
+        with self._telling(label, trials, best_score) as tell:
             best = schedules.search(
                 count,
                 trials=trials,
@@ -193,21 +188,23 @@ class Tuning:
         return high
 
     def _strategies(self, names: Sequence[str], trials: int) -> list[Candidate]:
-        with self._telling(", ".join(names), trials) as tell:
+        speedup, min_psnr = self.speedup, self.goal.min_psnr
+        best = others.best_in_words(speedup=speedup, min_psnr=min_psnr)
+        with self._telling(", ".join(names), trials, best) as tell:
             return others.search_strategies(
                 self.searched,
                 names,
                 trials=trials,
-                speedup=self.speedup,
-                min_psnr=self.goal.min_psnr,
+                speedup=speedup,
+                min_psnr=min_psnr,
                 storage=self.storage,
                 seed=self.seed,
                 tell=tell,
                 reference=self.plain,
             )
 
-    def _telling(self, label: str, trials: int) -> AbstractContextManager[Tell | None]:
-        return self.progress(label, trials) if self.progress else nullcontext()
+    def _telling(self, label: str, trials: int, best: Best) -> AbstractContextManager[Tell | None]:
+        return self.progress(label, trials, best) if self.progress else nullcontext()
 
     def _measured(self, strategy: str, parameters: Mapping[str, Any]) -> Candidate:
         return others.measured(self.searched, self.plain, strategy, parameters, self.beside)
@@ -237,12 +234,7 @@ class Tuning:
         )
 
 
-def _plain(placement: Placement, count: int) -> dict[str, Any]:
-    """A schedule without weights, as `schedule` takes it."""
-    return {"steps": placement.best(count), "total": placement.total}
-
-
-def _folder(storage: str | Path | None) -> Path | None:
+def folder(storage: str | Path | None) -> Path | None:
     """Recordings lie beside a storage that is a file."""
     if storage is None or "://" in str(storage):
         return None
