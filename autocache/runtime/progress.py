@@ -11,19 +11,18 @@ import numpy as np
 def progress(scheduler: Any) -> tuple[float, ...] | None:
     """The share of the way that lies behind at each of the scheduler's timesteps, from 0.
 
-    It is measured where the denoiser's output is the direction of it. Flow matching goes along the
-    line from noise to picture: the way is that of the noise level. Elsewhere a latent is
-    `cos(phi) * picture + sin(phi) * noise` but for its scale, and the way is that of phi. Both are
-    those from the first timestep to 0. None where the scheduler does not tell its noise levels.
+    A latent is `a * picture + b * noise`; the way is that of the share of noise, `b / (a + b)`,
+    from the first timestep to 0. In flow matching that is the noise level. None where the scheduler
+    does not tell its noise levels.
     """
-    left = _left(scheduler)
-    if left is None or len(left) < 2 or not left[0] > 0:
+    noise = _noise(scheduler)
+    if noise is None or len(noise) < 2 or not noise[0] > 0:
         return None
-    return tuple(float(1 - now / left[0]) for now in left)
+    return tuple(float(1 - now / noise[0]) for now in noise)
 
 
-def _left(scheduler: Any) -> np.ndarray | None:
-    """The noise level or the angle that is left at each timestep."""
+def _noise(scheduler: Any) -> np.ndarray | None:
+    """The share of noise at each timestep."""
     config = getattr(scheduler, "config", {})
     times = _array(getattr(scheduler, "timesteps", None))
     sigmas = _array(getattr(scheduler, "sigmas", None))
@@ -32,10 +31,11 @@ def _left(scheduler: Any) -> np.ndarray | None:
     kept = _array(getattr(scheduler, "alphas_cumprod", None))
     if kept is not None and times is not None:
         alphas = np.interp(times, np.arange(len(kept)), kept)
-        return np.arccos(np.sqrt(np.clip(alphas, 0, 1)))
+        of_picture, of_noise = np.sqrt(alphas.clip(0, 1)), np.sqrt((1 - alphas).clip(0, 1))
+        return of_noise / (of_picture + of_noise)
     data = config.get("sigma_data")
     if data and sigmas is not None:
-        return np.arctan(sigmas / data)[: _count(times, sigmas)]
+        return (sigmas / (sigmas + data))[: _count(times, sigmas)]
     return None
 
 
