@@ -49,10 +49,7 @@ def peers(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant] | s
         }
     return {
         "diffusers TaylorSeer": _taylor(case),
-        **{
-            f"cache-dit {name}": found
-            for name, found in cache_dit_rows(case, guidance, steps).items()
-        },
+        **cache_dit_rows(case, guidance, steps),
         "diffusers first block": [
             Variant(_diffusers(case), {"cache": "first block"}, "threshold", (0.005, 2.0))
         ],
