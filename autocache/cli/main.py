@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from autocache.cli import calibrate, demo, specs, strategies
+from autocache.cli import calibrate, demo, specs, strategies, tune
 from autocache.errors import AutocacheError
 
-COMMANDS = (demo, calibrate, strategies, specs)
+COMMANDS = (demo, tune, calibrate, strategies, specs)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -77,13 +77,18 @@ def workload(options: argparse.Namespace) -> Workload:
 
 def inputs(options: argparse.Namespace) -> list[Input]:
     """The prompts of the command line, then those of the file."""
-    found = [*options.prompt, *(_read(options.prompts) if options.prompts else ())]
+    found = [*options.prompt, *(read_inputs(options.prompts) if options.prompts else ())]
     if not found:
         raise ParameterError("nothing to draw: give --prompt TEXT or --prompts FILE")
     return found
 
 
-def _read(file: Path) -> list[Input]:
+def read_inputs(file: Path) -> list[Input]:
+    """The prompts, or mappings of arguments, in a file.
+
+    Raises:
+        ParameterError: it cannot be read, or does not hold such.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

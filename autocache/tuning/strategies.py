@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ import numpy as np
 from autocache.api import patched
 from autocache.errors import AutocacheError
 from autocache.quiet import quiet
-from autocache.tuning.applicable import Spaces, applicable
+from autocache.tuning.applicable import applicable
 from autocache.tuning.candidate import Candidate, summary
-from autocache.tuning.made_for import MadeFor
+from autocache.tuning.identity import identity
 from autocache.tuning.reference import Reference
 from autocache.tuning.space import start, suggest, suggest_strategy
 from autocache.tuning.study import Tell, search
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
     from autocache.tuning.workload import Workload
 
+STUDY = "strategies"
+"""Name of the study, if no other is given."""
 CANDIDATE = "candidate"
 """Attribute of a trial: what was tried and measured."""
 
@@ -41,7 +42,7 @@ def search_strategies(
     tell: Tell | None = None,
     reference: Reference | None = None,
     starts: Sequence[tuple[str, Mapping[str, Any]]] = (),
-    name: str = "strategies",
+    name: str = STUDY,
 ) -> list[Candidate]:
     """Try strategies with all kinds of parameters; those that no other beats, cheapest first.
 
@@ -101,7 +102,12 @@ def search_strategies(
             seed=seed,
             tell=tell,
             constraints=lambda trial: excess(_read(trial.user_attrs), speedup, min_psnr),
-            identity={**_identity(workload, spaces, plain), "asked": [speedup, min_psnr]},
+            identity=identity(
+                workload,
+                strategies={one: list(space) for one, space in spaces.items()},
+                steps=plain.steps,
+                asked=[speedup, min_psnr],
+            ),
         )
     if found := candidates(study):
         return front(found)
@@ -204,16 +210,3 @@ def _written(one: Candidate) -> dict[str, Any]:
 
 def _read(attributes: Mapping[str, Any]) -> Candidate:
     return Candidate(**attributes[CANDIDATE])
-
-
-def _identity(workload: Workload, spaces: Spaces, plain: Reference) -> dict[str, Any]:
-    made_for = MadeFor.of(workload.pipe, steps=plain.steps)
-    told = {
-        "strategies": {name: list(space) for name, space in spaces.items()},
-        "made_for": made_for.model_dump(by_alias=True, mode="json", exclude={"versions", "times"}),
-        "inputs": workload.inputs,
-        "call": workload.call,
-        "seed": workload.seed,
-    }
-    # Of what has no plain value, a picture given as an input, the kind has to do.
-    return json.loads(json.dumps(told, default=lambda value: type(value).__qualname__))

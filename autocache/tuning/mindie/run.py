@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from autocache.api import patch
 from autocache.errors import AutocacheError, ParameterError, nearest
 from autocache.spec import registry
 from autocache.spec.bind import bind
-from autocache.tuning.made_for import MadeFor
+from autocache.tuning.identity import identity
 from autocache.tuning.mindie.attention import AttentionSearch
 from autocache.tuning.mindie.blocks import BlockSearch
 from autocache.tuning.mindie.found import Found
@@ -129,20 +128,6 @@ class PublishedSearch:
             drawn = self.workload.run().samples
         return mean_squared_error(self.reference, drawn)
 
-    def identity(self) -> dict[str, Any]:
-        """What is searched, for a storage to tell it from something else."""
-        made_for = MadeFor.of(self.workload.pipe, steps=self.steps)
-        told = {
-            "strategy": self.strategy,
-            "plan": dataclasses.asdict(self.plan),
-            "made_for": made_for.model_dump(by_alias=True, mode="json", exclude={"versions"}),
-            "inputs": self.workload.inputs,
-            "call": self.workload.call,
-            "seed": self.workload.seed,
-        }
-        # Of what has no plain value, a picture given as an input, the kind has to do.
-        return json.loads(json.dumps(told, default=lambda value: type(value).__qualname__))
-
     def _study(
         self,
         name: str,
@@ -163,7 +148,12 @@ class PublishedSearch:
                 storage=storage,
                 starts=candidates,
                 tell=tell,
-                identity=self.identity(),
+                identity=identity(
+                    self.workload,
+                    strategy=self.strategy,
+                    plan=dataclasses.asdict(self.plan),
+                    steps=self.steps,
+                ),
             )
             # The best of a stage are known when other workers have done their part of it.
             if finished(study) >= len(candidates):
