@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from autocache.tuning.trajectory import Trajectory
     from autocache.tuning.workload import Workload
 
-RIDGE = 1e-6
+RIDGE = 1e-4
 """Of the mean square of the terms: how much an ill-posed fit leans on the latest output."""
 
 
