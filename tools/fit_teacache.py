@@ -1,9 +1,10 @@
 """TeaCache coefficients of the bundled transformers: `python tools/fit_teacache.py`.
 
-What `autocache calibrate` does, on the bundled prompts and without guidance. Prints, for each
-pipeline, what belongs into the `teacache` list of its denoiser's spec: there as `provenance:
-bundled`, with this tool as the source, and with a `match` in place of the checkpoint's name. It is
-forced: the figures say what the tables are worth, which is to be shown and not to be copied.
+What `autocache calibrate` does, on the bundled prompts and without guidance, with the probe that
+tells most. Prints, for each pipeline, what belongs into the `teacache` list of its denoiser's spec:
+there as `provenance: bundled`, with this tool as the source, and with a `match` in place of the
+checkpoint's name. It is forced: the figures say what the tables are worth, which is to be shown and
+not to be copied.
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ def main() -> None:
             strategy="teacache",
             call={**case.arguments, "num_inference_steps": options.steps},
             order=options.order,
-            probe="modulated_input",
             force=True,
             id=name,
         )
