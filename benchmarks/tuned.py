@@ -16,7 +16,7 @@ from bench import SPEEDUPS, STEPS, Bench, figures
 from variants import Variant
 
 PROFILES = Path(__file__).resolve().parent / "results" / "profiles"
-TUNED_ON = 12
+TUNED_ON = 24
 CHECKED = 100
 AT = 3
 """The speed-up at which attributes are read."""
