@@ -1,6 +1,7 @@
 """Every strategy on every bundled pipeline, beside fewer steps: `python benchmarks/quality.py`.
 
-Each strategy runs with its defaults. Compute is the multiplications of the denoiser's matrix
+Each strategy runs with its defaults, and one that has none is given something plain, which its row
+says. Compute is the multiplications of the denoiser's matrix
 products, convolutions and attention, counted and not timed; next to every strategy stands the
 plain pipeline with as many steps as cost no less than the strategy did. PSNR is against the plain
 pipeline at the full number of steps, from the same noise.
@@ -53,18 +54,27 @@ class Runner:
             self.plain[steps] = self.draw(steps)
         return self.plain[steps]
 
+    def given(self, strategy: str) -> tuple[dict[str, Any], str]:
+        """What a strategy needs to be told, and that in words."""
+        if strategy != "schedule":
+            return {}, ""
+        return {"steps": range(0, self.steps, 2), "total": self.steps}, "every second step"
+
     def row(self, strategy: str) -> dict[str, Any]:
         """One strategy's figures, or why it does not apply."""
         whole, cost = self.reference(self.steps)
         try:
-            patch = autocache.patch(self.pipe, strategy)
+            parameters, words = self.given(strategy)
+            patch = autocache.patch(self.pipe, strategy, **parameters)
         except AutocacheError as error:
             return {"does_not_apply": str(error)}
         with patch:
             pictures, spent = self.draw(self.steps)
             stats = patch.stats()
         fewer = max(1, -(-self.steps * spent // cost))
+        told = {"given": words} if words else {}
         return {
+            **told,
             "compute": round(spent / cost, 4),
             "psnr": round(mean_psnr(psnr(whole, pictures)), 2),
             "fewer_steps": fewer,

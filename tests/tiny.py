@@ -24,7 +24,16 @@ STACKED = tuple(name for name in NAMES if name not in UNETS)
 """Those whose blocks are in stacks, at one resolution."""
 
 FOR_LEVELS = {"deepcache"}
-FOR_ALL = FOR_LEVELS | {"adastep", "attention", "auto", "easycache", "fora", "pab", "taylorseer"}
+FOR_ALL = FOR_LEVELS | {
+    "adastep",
+    "attention",
+    "auto",
+    "easycache",
+    "fora",
+    "pab",
+    "schedule",
+    "taylorseer",
+}
 """Strategies that UNets take: the levels' own, and those that act on sub-modules or whole calls."""
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -225,6 +234,11 @@ def _fixed_inputs(name: str, seed: int) -> dict[str, Any]:
 
 
 def choice(strategy: str) -> Any:
-    """A strategy for a tiny model, which no table was fitted on: the change is taken as it is."""
-    measures = strategy in ("teacache", "customcache")
-    return (strategy, {"coefficients": (1.0, 0.0)}) if measures else strategy
+    """A strategy for a tiny model, which no table was fitted on and no schedule was found for: the
+    change is taken as it is, and every other step."""
+    needed = {
+        "customcache": {"coefficients": (1.0, 0.0)},
+        "schedule": {"steps": (0, 2, 4, 6), "total": 8},
+        "teacache": {"coefficients": (1.0, 0.0)},
+    }
+    return (strategy, needed[strategy]) if strategy in needed else strategy

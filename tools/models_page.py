@@ -22,8 +22,9 @@ GIVEN: dict[str, dict[str, Any]] = {
     "teacache": {"coefficients": (1.0, 0.0)},
     "customcache": {"coefficients": (1.0, 0.0)},
     "magcache": {"ratios": (1.0, 1.0)},
+    "schedule": {"steps": (0,), "total": 2},
 }
-"""Stands for the tables of a checkpoint."""
+"""Stands for the tables of a checkpoint, and for what `tune` finds."""
 
 ABOUT = """# Models
 

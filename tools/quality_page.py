@@ -23,12 +23,12 @@ def page() -> str:
     result = json.loads(RESULT.read_text())
     parts = [
         "# What each strategy costs in quality",
-        "Every strategy with its defaults on the three bundled pipelines, "
-        f"{result['steps']} steps, {result['prompts']} prompts none of which was trained on. "
-        "*Compute* is the share of the denoiser's multiplications that are left, *PSNR* the "
-        "distance to what the plain pipeline draws from the same noise, in dB. The next columns "
-        "are the honest baseline: the plain pipeline with as many steps as cost no less. *Held* is "
-        "the most memory the strategy kept.",
+        "Every strategy with its defaults, or what stands beside its name, on the three bundled "
+        f"pipelines, {result['steps']} steps, {result['prompts']} prompts none of which was "
+        "trained on. *Compute* is the share of the denoiser's multiplications that are left, "
+        "*PSNR* the distance to what the plain pipeline draws from the same noise, in dB. The next "
+        "columns are the honest baseline: the plain pipeline with as many steps as cost no less. "
+        "*Held* is the most memory the strategy kept.",
         "The pipelines are small and draw simple things: the figures say how the strategies behave "
         "here, and nothing of a large model. A default that was published for other checkpoints, "
         "or for more steps, may skip nothing or too much.",
@@ -46,11 +46,16 @@ def _table(rows: dict[str, dict[str, Any]]) -> str:
     applied = {name: row for name, row in rows.items() if "compute" in row}
     for name, row in sorted(applied.items(), key=lambda item: item[1]["compute"]):
         lines.append(
-            f"| [{name}](strategies/{name}.md) | {row['compute']:.1%} | {_decibels(row['psnr'])} | "
+            f"| [{name}](strategies/{name}.md){_given(row)} | {row['compute']:.1%} | "
+            f"{_decibels(row['psnr'])} | "
             f"{row['fewer_steps']} | {_decibels(row['fewer_steps_psnr'])} | "
             f"{readable_bytes(row['bytes_peak'])} |"
         )
     return "\n".join(lines)
+
+
+def _given(row: dict[str, Any]) -> str:
+    return f" ({row['given']})" if "given" in row else ""
 
 
 def _decibels(value: float | str) -> str:

@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "easycache": {"threshold": 1.0, "warmup_steps": 2},
     "fbcache": {"threshold": 0.5},
     "magcache": {"ratios": [1.0] * STEPS, "warmup_steps": 1},
+    "schedule": {"steps": range(0, STEPS, 2), "total": STEPS},
     "seacache": {"threshold": 0.5},
     "taylorseer": {"interval": 2, "order": 1, "warmup_steps": 2},
     "teacache": {"threshold": 1e4},

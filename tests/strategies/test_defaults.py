@@ -45,10 +45,11 @@ WITNESS = {
     "easycache": {"threshold": 1e9, "warmup_steps": 2},
     "fbcache": {"threshold": 0.9},
     "magcache": {"ratios": [1.0, 1.2, 1.05, 1.02, 1.01, 1.0, 0.99, 0.95]},
+    "schedule": {"steps": (0, 2, 4, 6), "total": 8},
     "teacache": {"coefficients": (1.0, 0.0)},
 }
-"""Where a default waits for changes smaller than random weights make, for more steps, or for a
-table of a published checkpoint."""
+"""Where a default waits for changes smaller than random weights make, for more steps, for a table
+of a published checkpoint, or to be told the steps."""
 
 
 @pytest.mark.parametrize(("name", "strategy"), pairs(STRATEGIES))
@@ -80,6 +81,7 @@ NEVER = {
     "fora": {"interval": 1},
     "magcache": {"ratios": [1.0, 1.0], "threshold": 0},
     "pab": {"spatial_range": 1, "cross_range": 1},
+    "schedule": {"steps": range(6), "total": 6},
     "seacache": {"threshold": 0},
     "taylorseer": {"interval": 1},
     "teacache": {"threshold": 0, "coefficients": (1.0, 0.0)},
