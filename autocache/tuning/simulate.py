@@ -37,7 +37,10 @@ def _index(scheduler: Any, timestep: Any) -> int:
         begin = getattr(scheduler, "begin_index", None)
         if begin is not None:
             return begin
-        index = int((scheduler.timesteps == timestep).nonzero()[0, 0])
+        places = (scheduler.timesteps == timestep).nonzero().flatten().tolist()
+        # PNDM takes one timestep twice, and counts its steps.
+        counted = getattr(scheduler, "counter", None)
+        index = counted if counted in places else places[0]
     return index
 
 
