@@ -11,7 +11,6 @@ import numpy as np
 import autocache
 from autocache.demo.checker import share
 from autocache.tuning.profile import Profile
-from autocache.tuning.tune import tune
 from bench import SPEEDUPS, STEPS, Bench, figures
 from variants import Variant
 
@@ -29,7 +28,7 @@ def profile(bench: Bench, speedup: int, *, again: bool = False) -> Profile:
         return Profile.read(file)
     measured = bench.measuring.inputs
     prompts = [one for one in bench.case.prompts(4 * TUNED_ON, 2) if one not in measured]
-    found = tune(
+    found = autocache.tune(
         bench.pipe,
         prompts[:TUNED_ON],
         held_out=prompts[TUNED_ON : TUNED_ON + 4],
