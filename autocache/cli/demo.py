@@ -19,7 +19,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         action="append",
         metavar="S",
         help="as AUTOCACHE takes it, e.g. teacache:threshold=0.2; repeat for several "
-        "(default: auto, teacache, dit_block and attention)",
+        "(default: auto, a tuned profile, teacache, dit_block and attention)",
     )
     parser.add_argument("--out", type=Path, default=Path("autocache-demo"), metavar="DIR")
     parser.add_argument("--prompts", type=int, default=8, metavar="N")

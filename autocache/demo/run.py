@@ -26,9 +26,16 @@ from autocache.metrics import psnr, relative_l1, ssim
 if TYPE_CHECKING:
     import numpy as np
 
-STRATEGIES = ("auto", "teacache", "dit_block", "attention")
+PROFILE = Path(__file__).with_name("profiles") / "tuned_3x.yaml"
+"""What `autocache.tune` made of the bundled pipeline: `python tools/tune_demo.py`."""
+STRATEGIES = ("auto", str(PROFILE), "teacache", "dit_block", "attention")
 
 Tell = Callable[[str], None]
+
+
+def shown(strategy: str) -> str:
+    """A strategy's name in the table: of a profile, that of its file."""
+    return Path(strategy).stem if strategy.endswith(".yaml") else strategy
 
 
 def infer_script() -> Path:
@@ -175,7 +182,7 @@ def run(
     def launch(
         name: str | None, label: str = "plain", steps: int = steps
     ) -> tuple[Path, np.ndarray, float]:
-        label = name or label
+        label = shown(name) if name else label
         folder = out / re.sub(r"[^\w.=-]+", "_", label)
         folder.mkdir(exist_ok=True)
         record = folder / "stats.json"
@@ -217,8 +224,8 @@ def run(
         stats = _stats(record, name)
         # The script warms up with one step: one pass, or two when a negative prompt is run too.
         warm_up = 2 if guidance > 1 else 1
-        pictures[name], records[name] = cached, stats.pop("steps")
-        figures["strategies"][name] = {
+        pictures[shown(name)], records[shown(name)] = cached, stats.pop("steps")
+        figures["strategies"][shown(name)] = {
             **_against(plain, plain_seconds, cached, seconds, captions),
             "blocks_run": share_run(stats["block_calls"], stats["passes"], warm_up),
             "attention_run": share_run(stats["attention_calls"], stats["passes"], warm_up),
