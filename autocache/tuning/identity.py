@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from autocache.tuning.workload import Workload
 
 
+OWN = {"models", "scheduler"}
+"""What of a pipeline stays as it is whatever it draws."""
+
+
 def identity(workload: Workload, **asked: Any) -> dict[str, Any]:
     """The pipeline by its configuration, the inputs and their noise, and what else is asked.
 
@@ -20,10 +24,8 @@ def identity(workload: Workload, **asked: Any) -> dict[str, Any]:
     """
     made_for = MadeFor.of(workload.pipe)
     told = {
-        # The scheduler's last steps are not the pipeline's own.
-        "made_for": made_for.model_dump(
-            by_alias=True, mode="json", exclude={"versions", "times", "steps"}
-        ),
+        # The last generation's steps and guidance are not the pipeline's own.
+        "made_for": made_for.model_dump(by_alias=True, mode="json", include=OWN),
         "inputs": workload.inputs,
         "call": workload.call,
         "seed": workload.seed,

@@ -39,8 +39,8 @@ def _index(scheduler: Any, timestep: Any) -> int:
             return begin
         places = (scheduler.timesteps == timestep).nonzero().flatten().tolist()
         # PNDM takes one timestep twice, and counts its steps.
-        counted = getattr(scheduler, "counter", None)
-        index = counted if counted in places else places[0]
+        counted = getattr(scheduler, "counter", -1)
+        return counted if counted in places else places[0]
     return index
 
 
