@@ -32,7 +32,7 @@ from bench import CHOSEN_ON, MEASURED, OVER, SPEEDUPS, STEPS, Bench, figures
 from cases import CASES
 from own import ROWS_OF_THEIR_OWN, auto_with_invariant, grids, named
 from peers import mag_ratios, peers
-from tuned import attributes, tuned
+from tuned import attributes, few_steps, tuned
 from variants import Variant
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +79,7 @@ def rows(bench: Bench, again: bool) -> Iterator[tuple[str, Callable[[], dict[str
     yield "auto with invariant", lambda: with_invariant(bench)
     yield "tuned", lambda: tuned(bench, again=again)
     yield "attributes", lambda: attributes(bench)
+    yield "few steps", lambda: few_steps(bench)
 
 
 def own(bench: Bench, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What tuning finds on the bundled pipelines, and how many attributes a checker still reads."""
+"""What tuning finds on the bundled pipelines, what a checker still reads, and few steps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 import autocache
 from autocache.demo.checker import share
+from autocache.metrics import psnr
 from autocache.tuning.profile import Profile
 from bench import SPEEDUPS, STEPS, Bench, figures
 from variants import Variant
@@ -17,6 +18,8 @@ from variants import Variant
 PROFILES = Path(__file__).resolve().parent / "results" / "profiles"
 TUNED_ON = 24
 CHECKED = 100
+FEW = (8, 4)
+"""Steps of short generations."""
 AT = 3
 """The speed-up at which attributes are read."""
 
@@ -71,4 +74,22 @@ def attributes(bench: Bench) -> dict[str, Any]:
         pairs = zip(drawn.samples, prompts, strict=True)
         checks = [bench.case.check(np.asarray(sample), caption) for sample, caption in pairs]
         rows[name] = round(share(checks)[0], 4)
+    return rows
+
+
+def few_steps(bench: Bench) -> dict[str, Any]:
+    """Generations of few steps at half their compute: PSNR in dB of `auto`, and of half the steps.
+
+    Against as many uncached steps, as those of distilled models would be.
+    """
+    rows: dict[str, Any] = {}
+    for steps in FEW:
+        whole, _ = bench.draw(bench.measuring, num_inference_steps=steps)
+        halved, _ = bench.draw(bench.measuring, num_inference_steps=steps // 2)
+        with autocache.patched(bench.pipe, "auto", speedup=2):
+            cached, _ = bench.draw(bench.measuring, num_inference_steps=steps)
+        rows[str(steps)] = {
+            "auto": round(float(np.mean(psnr(whole, cached))), 2),
+            "fewer_steps": round(float(np.mean(psnr(whole, halved))), 2),
+        }
     return rows
