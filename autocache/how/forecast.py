@@ -24,9 +24,9 @@ class Forecast(How):
     """The next values on a line in the timestep, and at a computed step what they were off by.
 
     With v1 the last computed value, at time t1, and v0 the one before, the forecast at t is
-    `v1 + d (v1 - v0) (t - t1) / (t1 - t0)`. The damping d is what would have been best for v1: the
-    projection of what v1 was away from v0 on what the line through the two values before v1 said it
-    would be, of each sample, between 0 (reuse) and 1.
+    `v1 + d^2 (v1 - v0) (t - t1) / (t1 - t0)`. The damping d is what would have been best for v1:
+    the projection of what v1 was away from v0 on what the line through the two values before v1
+    said it would be, of each sample, between 0 (reuse) and 1; without a third value it is 1/2.
 
     Once the next value is computed, the values of the steps in between are known better: from the
     polynomial of order `correction` through the last computed values. Every step of the scheduler
@@ -101,14 +101,15 @@ class Forecast(How):
         change = values[-1].tensor.float() - values[-2].tensor
         slope = change / (_time(values[-1]) - _time(values[-2]))
         if len(values) < 3:
-            return slope / 2
+            return slope / 4
         line = values[-2].tensor.float() - values[-3].tensor
         dims = tuple(range(1, line.ndim))
         size = (line * line).sum(dims, keepdim=True)
         before, between, now = map(_time, values[-3:])
         steepness = (now - between) / (between - before)
         damping = (change * line).sum(dims, keepdim=True) / (size * steepness).where(size > 0, 1)
-        return slope * damping.clamp(0, 1)
+        # Squared: guidance makes a forecast that is too steep worse than one too flat.
+        return slope * damping.clamp(0, 1).square()
 
 
 def apart(values: Sequence[Value]) -> Sequence[Value]:

@@ -48,12 +48,12 @@ def test_a_line_that_proved_wrong_is_not_followed() -> None:
     assert filled[1, 0] == rows[3][1, 0]
 
 
-def test_one_value_is_reused_and_two_make_half_a_line() -> None:
+def test_one_value_is_reused_and_two_make_a_quarter_of_a_line() -> None:
     """Nothing has proven a slope yet."""
     line = [torch.tensor([[t]]) for t in TIMES]
     assert Forecast().fill([value(0, line[0])], moment(1)) == line[0]
     filled = Forecast().fill([value(0, line[0]), value(1, line[1])], moment(3))
-    assert float(filled) == pytest.approx((TIMES[1] + TIMES[3]) / 2)
+    assert float(filled) == pytest.approx(TIMES[1] + (TIMES[3] - TIMES[1]) / 4)
 
 
 @pytest.mark.parametrize("correction", [0, 1, 2, 3])
