@@ -93,13 +93,23 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
         "seacache": _dialled(
             "seacache", "threshold", (0.01, 20.0), order=(1,), max_consecutive_skips=(2, 5)
         ),
-        "taylorseer": _each(
-            "taylorseer",
-            interval=(2, 3, 4, 5),
-            order=(1, 2),
-            scope=("submodules", "output"),
-            warmup_steps=(2,),
-        ),
+        "taylorseer": [
+            *_each(
+                "taylorseer",
+                interval=(2, 3, 4, 5),
+                order=(1, 2),
+                scope=("output",),
+                basis=("newton",),
+                warmup_steps=(1, 2),
+            ),
+            *_each(
+                "taylorseer",
+                interval=(2, 3, 4),
+                order=(1,),
+                scope=("submodules", "stack"),
+                warmup_steps=(1,),
+            ),
+        ],
         "teacache": _dialled("teacache", "threshold", (0.005, 20.0)),
     }
 
