@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from autocache.errors import ParameterError
@@ -38,7 +39,7 @@ class Cost:
         """
         if budget is None:
             return self
-        trials = int((budget - self.fixed) / (self.searches * self.trial))
+        trials = int((budget - self.fixed) / (self.searches * self.trial) + 1e-6)
         if trials < LEAST:
             raise ParameterError(
                 f"budget={budget}: a search takes {replace(self, trials=LEAST)}. Allow so many, or "
@@ -64,7 +65,7 @@ class Cost:
     @property
     def generations(self) -> int:
         """In all."""
-        return round(self.fixed + self.searches * self.trials * self.trial)
+        return math.ceil(self.fixed + self.searches * self.trials * self.trial - 1e-6)
 
     def __str__(self) -> str:
         searches = f"{self.searches} x " if self.searches > 1 else ""

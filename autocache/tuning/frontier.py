@@ -105,7 +105,8 @@ class _Run:
         candidates = self._candidates()
         announce(f"frontier: about {self._cost(candidates)} full generations")
         found = Frontier()
-        for name, measure in _bar([*self._points(), *self._again(candidates)], bar):
+        jobs = [*self._points(), *self._schedules(), *self._again(candidates)]
+        for name, measure in _bar(jobs, bar):
             try:
                 one = measure()
             except AutocacheError as error:
@@ -118,7 +119,16 @@ class _Run:
         for speedup in self.speedups:
             yield "fewer steps", lambda speedup=speedup: self._fewer(speedup)
             yield "auto", lambda speedup=speedup: self._measured("auto", {"speedup": speedup})
-            yield FITTED, lambda speedup=speedup: self._fitted(speedup)
+
+    def _schedules(self) -> Iterator[tuple[str, Callable[[], Candidate]]]:
+        try:
+            recorded = record(self.searched, folder=folder(self.storage))
+        except AutocacheError as error:
+            logger.warning("frontier: no schedule can be fitted: %s", error)
+            return
+        schedules, lossless = Schedules(self.searched, recorded), Lossless(self.searched)
+        for speedup in self.speedups:
+            yield FITTED, lambda speedup=speedup: self._fitted(schedules, lossless, speedup)
 
     def _again(
         self, candidates: Sequence[Candidate]
@@ -130,8 +140,7 @@ class _Run:
         steps = max(1, math.floor(self._plain.steps / speedup + 1e-9))
         return self._measured("fewer_steps", {"steps": steps})
 
-    def _fitted(self, speedup: float) -> Candidate:
-        schedules, lossless = self._schedules
+    def _fitted(self, schedules: Schedules, lossless: Lossless, speedup: float) -> Candidate:
         count = lossless.count(schedules.placement, 1 / speedup)
         one = schedules.schedule(schedules.placement.best(count), min(ORDER, count))
         return self._measured(SCHEDULE, one.parameters, lossless.names)
@@ -144,11 +153,6 @@ class _Run:
     @cached_property
     def _plain(self) -> Reference:
         return Reference.of(self.kept)
-
-    @cached_property
-    def _schedules(self) -> tuple[Schedules, Lossless]:
-        recorded = record(self.searched, folder=folder(self.storage))
-        return Schedules(self.searched, recorded), Lossless(self.searched)
 
     def _candidates(self) -> list[Candidate]:
         """What a search on the storage found none to beat, of each strategy."""

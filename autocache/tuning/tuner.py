@@ -23,6 +23,7 @@ from autocache.tuning.mindie.run import PublishedSearch
 from autocache.tuning.profile import Measured, Profile, Quality
 from autocache.tuning.reference import Reference
 from autocache.tuning.schedule_search import Schedules
+from autocache.tuning.storage import opened
 from autocache.tuning.study import Tell
 from autocache.tuning.timing import Timing
 from autocache.tuning.told import Announce, Best, Progress, best_score, least_error
@@ -70,6 +71,7 @@ class Tuning:
             raise ParameterError(f"strategies={strategies!r}: expected a list with at least one")
         for name in strategies:
             get(name)
+        opened(self.storage)  # What cannot be opened is said before anything is drawn.
         began = clock.perf_counter()
         self.speedup = self.goal.speedup or self._speedup_in_time()
         named = [name for name in dict.fromkeys(strategies) if name != SCHEDULE]

@@ -19,7 +19,7 @@ from autocache import demo
 from autocache.demo.prompts import held_out
 
 CALL = {"height": 32, "width": 32, "max_sequence_length": 24, "num_inference_steps": 6}
-BUDGET = 19
+BUDGET = 15
 
 
 def pipeline() -> Any:
