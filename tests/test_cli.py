@@ -30,6 +30,13 @@ def test_one_strategy_is_described(capsys):
     assert told["parameters"]["step_interval"]["values"] == "integer, >= 1"
 
 
+def test_what_has_no_default_has_to_be_given(capsys):
+    """A strategy that cannot do without says so."""
+    assert main(["strategies", "schedule"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "to be given" in line]
+    assert [row.split()[0] for row in rows] == ["steps", "total"]
+
+
 @pytest.mark.parametrize("json_", [[], ["--json"]])
 def test_a_misspelt_strategy_is_an_error(capsys, json_):
     """The nearest name is given, and the exit status is 2."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import autocache
 from autocache.strategy.info import ParameterInfo, StrategyInfo
@@ -22,7 +21,7 @@ def page(info: StrategyInfo) -> str:
         f"**Memory.** {info.memory}",
         f"**Choose it** {info.choose_it}",
         f"**Source.** {info.source}",
-        "```python\nimport autocache\n\n" + f'autocache.patch(pipe, "{info.name}")\n```',
+        f"```python\nimport autocache\n\nautocache.patch({_arguments(info)})\n```",
         "## Parameters",
         _table(own) if own else "None of its own.",
         "## Options that go with every strategy",
@@ -30,6 +29,11 @@ def page(info: StrategyInfo) -> str:
         _table(universal),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _arguments(info: StrategyInfo) -> str:
+    needed = [f"{p.name}=..." for p in info.parameters.values() if p.required]
+    return ", ".join(["pipe", f'"{info.name}"', *needed])
 
 
 def index(infos: list[StrategyInfo]) -> str:
@@ -46,7 +50,7 @@ def pages() -> dict[str, str]:
 
 def _table(parameters: list[ParameterInfo]) -> str:
     rows = [
-        f"| `{p.name}` | {_cell(p.values)} | `{_shown(p.default)}` | {_cell(p.description)} |"
+        f"| `{p.name}` | {_cell(p.values)} | {_shown(p)} | {_cell(p.description)} |"
         for p in parameters
     ]
     return "\n".join(["| parameter | values | default | meaning |", "|---|---|---|---|", *rows])
@@ -56,8 +60,11 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _shown(value: Any) -> str:
-    return repr(value).replace("|", "\\|")
+def _shown(parameter: ParameterInfo) -> str:
+    if parameter.required:
+        return "to be given"
+    value = repr(parameter.default).replace("|", "\\|")
+    return f"`{value}`"
 
 
 def main() -> None:

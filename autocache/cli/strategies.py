@@ -53,6 +53,7 @@ def _describe(info: StrategyInfo, as_json: bool) -> None:
         console.print(f"{label.replace('_', ' ').capitalize()}: {getattr(info, label)}\n")
     table = Table("parameter", "values", "default", "meaning", box=None, pad_edge=False)
     for parameter in info.parameters.values():
-        shown = (parameter.name, parameter.values, str(parameter.default), parameter.description)
+        default = "to be given" if parameter.required else str(parameter.default)
+        shown = (parameter.name, parameter.values, default, parameter.description)
         table.add_row(*shown)
     console.print(table)

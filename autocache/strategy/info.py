@@ -27,6 +27,8 @@ class ParameterInfo:
     description: str
     universal: bool
     """Whether every strategy has it."""
+    required: bool = False
+    """Whether it has to be given; the default is then None."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ def _parameter(name: str, field: FieldInfo, universal: bool) -> ParameterInfo:
         if hasattr(rule, key)
     ]
     values = ", ".join([_words(field.annotation), *bounds])
-    return ParameterInfo(
-        name, values, field.get_default(), field.description or "", universal=universal
-    )
+    required = field.is_required()
+    default = None if required else field.get_default()
+    return ParameterInfo(name, values, default, field.description or "", universal, required)
 
 
 def _words(annotation: Any) -> str:

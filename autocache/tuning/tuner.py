@@ -163,7 +163,10 @@ class Tuning:
 
     def _searched(self, schedules: Schedules, count: int, trials: int) -> list[Candidate]:
         """The best schedules of a search, and `auto` at their compute, as pictures."""
-        label = f"{count} of {schedules.total} steps"
+        total = schedules.total
+        if count == total:
+            return [self._measured(SCHEDULE, {"steps": list(range(total)), "total": total})]
+        label = f"{count} of {total} steps"
         with self._telling(label, trials, best_score) as tell:
             best = schedules.search(
                 count,
@@ -174,7 +177,7 @@ class Tuning:
                 identity=identity(self.searched),
             )
         chosen = [self._measured(SCHEDULE, one.parameters) for one in best[:CONFIRMED]]
-        return [*chosen, self._measured("auto", {"speedup": schedules.total / count})]
+        return [*chosen, self._measured("auto", {"speedup": total / count})]
 
     def _enough(self, schedules: Schedules) -> int:
         """The fewest computed steps at which a schedule is as good as is asked, by halving."""
