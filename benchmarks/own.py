@@ -45,7 +45,13 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
         "customcache": _dialled("customcache", "threshold", (0.005, 20.0), order=(1, 2)),
         "dbcache": [
             *_dialled(
-                "dbcache", "threshold", (0.005, 5.0), fn=(1,), order=(0, 1), warmup_steps=(3,)
+                "dbcache",
+                "threshold",
+                (0.005, 1.0),
+                fn=(1,),
+                order=(0, 1),
+                warmup_steps=(3,),
+                joined=(True,),
             ),
             *_each(
                 "dbcache",
@@ -54,6 +60,7 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
                 threshold=(100.0,),
                 warmup_steps=(2,),
                 max_consecutive_skips=(1, 2, 4, 6),
+                joined=(True,),
             ),
         ],
         "deepcache": _each("deepcache", interval=(2, 3, 4, 5, 8), branch=(0, 1, 2)),
