@@ -69,7 +69,7 @@ class Workload:
     @property
     def denoisers(self) -> list[nn.Module]:
         """The models in it that a strategy may act on."""
-        return [uncompiled(model) for model in denoisers(self.pipe, None, Auto())]
+        return [uncompiled(model) for model in denoisers(self.pipe, None, Auto.create())]
 
     def among(self, first: int, end: int) -> Workload:
         """The same of some of the inputs, each from the noise it has here."""
