@@ -32,8 +32,8 @@ class Auto(Strategy):
     whole denoiser and wants no model spec.
 
     Formula: of n steps computed are k = n / speedup, the j-th from 0 where (j / (k - 1/2))^1.5 of
-    the way from noise to picture is done, by the share of noise in the latent; skipped, y = y1 + d^2
-    (y1 - y0) (t - t1) / (t1 - t0), d in [0, 1] the damping that was best at t1; computed after
+    the way from noise to picture is done, by the share of noise in the latent; skipped, y = y1 +
+    d^2 (y1 - y0) (t - t1) / (t1 - t0), d in [0, 1] the damping that was best at t1; computed after
     skipped ones, y + sum of c_m (q(t_m) - y_m) over these, q the polynomial through the last four
     computed outputs, y_m what was filled in, c_m what the scheduler makes of an output at t_m
     beside one at t. With `max_error` e = mean|F| |t - t1| |t - t0| / mean|y1| is expected, F the
