@@ -31,7 +31,7 @@ class Bench:
         others = [one for one in case.prompts(4 * CHOSEN_ON, 1) if one not in measured]
         self.measuring = self.workload(measured, 0)
         self.choosing = self.workload(others[:CHOSEN_ON], 1000)
-        self._plain: dict[int, tuple[np.ndarray, int]] = {}
+        self._plain: dict[Workload, tuple[np.ndarray, int]] = {}
 
     def workload(self, prompts: list[str], seed: int) -> Workload:
         """Prompts, drawn from noise that is counted on from a seed."""
@@ -47,14 +47,13 @@ class Bench:
 
     def plain(self, workload: Workload) -> tuple[np.ndarray, int]:
         """The same of the plain pipeline at the full number of steps."""
-        key = id(workload)
-        if key not in self._plain:
-            self._plain[key] = self.draw(workload)
-        return self._plain[key]
+        if workload not in self._plain:
+            self._plain[workload] = self.draw(workload)
+        return self._plain[workload]
 
     def against(self, workload: Workload, **arguments: Any) -> tuple[float, list[float]]:
         """Compute as a share of the plain pipeline's, and PSNR of each sample."""
-        reference, cost = self._plain[id(workload)]
+        reference, cost = self._plain[workload]
         samples, spent = self.draw(workload, **arguments)
         return spent / cost, psnr(reference, samples)
 

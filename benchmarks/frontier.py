@@ -32,7 +32,7 @@ from bench import CHOSEN_ON, MEASURED, OVER, SPEEDUPS, STEPS, Bench, figures
 from cases import CASES
 from own import ROWS_OF_THEIR_OWN, auto_with_invariant, grids, named
 from peers import mag_ratios, peers
-from tuned import attributes, few_steps, tuned
+from tuned import CHECKED, attributes, few_steps, tuned
 from variants import Variant
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +112,7 @@ def save(figures: Mapping[str, Any]) -> None:
         "steps": STEPS,
         "prompts": MEASURED,
         "chosen_on": CHOSEN_ON,
+        "checked": CHECKED,
         "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "figures": figures,

@@ -158,7 +158,8 @@ def measured(result: Mapping[str, Any]) -> str:
         f"stands here, chosen on {result['chosen_on']} other prompts and noise; of a library, the "
         "best of its methods, named behind the figures.",
         *(f"**{title}**\n\n{short_table(rows)}" for title, rows in _cases(figures)),
-        "Attributes of the caption that a checker reads in what was drawn:",
+        "Attributes of the caption that a checker reads in what was drawn, of "
+        f"{result['checked']} prompts:",
         attributes_table(figures),
         "Generations that are short already, at half their compute: mean PSNR of `auto`, and of "
         "half the steps, against the uncached one of as many steps:",
