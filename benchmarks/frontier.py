@@ -148,7 +148,8 @@ def add(bench: Bench, name: str, measure: Callable[[], dict[str, Any]], *, redo:
     figures = load()  # again: another process may have written meanwhile
     figures.setdefault(model, {}).setdefault(guidance, {})[name] = row
     save(figures)
-    brief = {key: (row[key]["psnr"], row[key]["psnr_p10"]) for key in "234" if key in row}
+    reached = {key: row[str(key)] for key in SPEEDUPS if "psnr" in row.get(str(key), {})}
+    brief = {key: (found["psnr"], found["psnr_p10"]) for key, found in reached.items()}
     print(bench.name, name, brief or row, f"{time.perf_counter() - began:.0f} s", flush=True)
 
 
