@@ -17,6 +17,8 @@ from variants import Variant
 
 PROFILES = Path(__file__).resolve().parent / "results" / "profiles"
 TUNED_ON = 24
+CLIPS = {"shapes_wan": (12, 200)}
+"""Prompts, and generations to spend, where one takes ten times as long as a picture."""
 CHECKED = 100
 FEW = (8, 4)
 """Steps of short generations."""
@@ -30,11 +32,13 @@ def profile(bench: Bench, speedup: int, *, again: bool = False) -> Profile:
     if file.is_file() and not again:
         return Profile.read(file)
     measured = bench.measuring.inputs
-    prompts = [one for one in bench.case.prompts(4 * TUNED_ON, 2) if one not in measured]
+    count, budget = CLIPS.get(bench.case.name, (TUNED_ON, None))
+    prompts = [one for one in bench.case.prompts(4 * count, 2) if one not in measured]
     found = autocache.tune(
         bench.pipe,
-        prompts[:TUNED_ON],
-        held_out=prompts[TUNED_ON : TUNED_ON + 4],
+        prompts[:count],
+        held_out=prompts[count : count + 4],
+        budget=budget,
         speedup=speedup,
         call=bench.case.call(bench.guidance, STEPS),
         seed=2000,
