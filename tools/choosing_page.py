@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import autocache
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "frontier.json"
 CHOOSING = ROOT / "docs" / "choosing.md"
@@ -28,6 +30,8 @@ PIPELINES = {
 GUIDANCE = {"plain": "without guidance", "guided": "with guidance 4"}
 ALONE = ("tuned", "auto", "auto with invariant", "fewer steps")
 """Rows that stand for themselves."""
+ELSEWHERE = ("fewer_steps", "schedule")
+"""Strategies whose rows have another name."""
 ATTRIBUTES, FEW_STEPS = "attributes", "few steps"
 NO_METHODS = {ATTRIBUTES, FEW_STEPS}
 """What is no way to save compute."""
@@ -110,7 +114,14 @@ def left_out(rows: Rows) -> str:
         least = row.get("least_compute")
         reason = row.get("does_not_apply") or f"{least:.0%} of the compute is the least it leaves"
         reasons.setdefault(reason, []).append(name)
+    if missing := unmeasured(rows):
+        reasons["not measured here yet"] = missing
     return "\n".join(f"- {', '.join(names)}: {reason}" for reason, names in reasons.items())
+
+
+def unmeasured(rows: Rows) -> list[str]:
+    """The strategies that have no row, by their own name or another."""
+    return [one.name for one in autocache.strategies() if one.name not in {*rows, *ELSEWHERE}]
 
 
 def attributes_table(figures: Mapping[str, Mapping[str, Rows]]) -> str:
@@ -148,9 +159,18 @@ def _origin(result: Mapping[str, Any]) -> str:
     return f"`{result['command']}`, {result['machine']}, {libraries}."
 
 
+_ATTRIBUTES = "Attributes of the caption that a checker reads in what was drawn, of {} prompts:"
+_SHORT = (
+    "Generations that are short already, at half their compute: mean PSNR of `auto`, and of half "
+    "the steps, against the uncached one of as many steps:"
+)
+
+
 def measured(result: Mapping[str, Any]) -> str:
     """The part between the markers of docs/choosing.md."""
     figures = result["figures"]
+    checked = any(ATTRIBUTES in rows for _, rows in _cases(figures))
+    short = any(FEW_STEPS in rows for _, rows in _cases(figures))
     parts = [
         f"Mean PSNR of a sample in dB / its 10th percentile, {result['prompts']} prompts that were "
         f"not trained on, {result['steps']} steps, against the plain pipeline from the same noise. "
@@ -158,12 +178,8 @@ def measured(result: Mapping[str, Any]) -> str:
         f"stands here, chosen on {result['chosen_on']} other prompts and noise; of a library, the "
         "best of its methods, named behind the figures.",
         *(f"**{title}**\n\n{short_table(rows)}" for title, rows in _cases(figures)),
-        "Attributes of the caption that a checker reads in what was drawn, of "
-        f"{result['checked']} prompts:",
-        attributes_table(figures),
-        "Generations that are short already, at half their compute: mean PSNR of `auto`, and of "
-        "half the steps, against the uncached one of as many steps:",
-        few_steps_table(figures),
+        *((_ATTRIBUTES.format(result["checked"]), attributes_table(figures)) if checked else ()),
+        *((_SHORT, few_steps_table(figures)) if short else ()),
         "Every method for itself, and what does not apply: [frontier.md](frontier.md).",
         _origin(result),
     ]
