@@ -30,7 +30,9 @@ def main() -> None:
     figures = run(out, prompts=options.prompts, guidance=options.guidance, tell=print)
     for strategy in figures["strategies"].values():
         # Where the checkout lies is nobody else's business.
-        strategy["stats"]["spec_file"] = Path(strategy["stats"]["spec_file"]).name
+        for key in ("spec_file", "profile"):
+            if strategy["stats"][key]:
+                strategy["stats"][key] = Path(strategy["stats"][key]).name
     result = {
         "command": f"python benchmarks/demo.py --prompts {options.prompts} "
         f"--guidance {options.guidance:g}",
