@@ -155,6 +155,9 @@ def _explain(strategy: type[Strategy], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         near = nearest(parameter, strategy.model_fields)
         return f"{strategy.name} has no parameter {parameter!r}{near}"
+    if problem["type"] == "missing" and parameter in strategy.model_fields:
+        wanted = strategy.model_fields[parameter].description
+        return f"{strategy.name} needs {parameter!r}: {wanted}"
     if not parameter:
         return f"{strategy.name}: {problem['msg'].removeprefix('Value error, ')}"
     return f"{strategy.name}: {parameter}={problem['input']!r} is wrong: {problem['msg']}"

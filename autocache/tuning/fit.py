@@ -115,7 +115,6 @@ class _Fitting:
     ) -> None:
         self.mixture = mixture
         self.order = order
-        self.total = total
         self.folds = folds
         self.ends = dict(zip(steps, [*steps[1:], total], strict=True))
         self.normals: dict[int, list[Normal]] = {}

@@ -91,8 +91,8 @@ def test_another_number_of_steps(caplog, other):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({}, "steps"),
-        ({"steps": (0, 1)}, "total"),
+        ({}, "needs 'steps': computed steps"),
+        ({"steps": (0, 1)}, "needs 'total': steps of the generation"),
         ({"steps": (), "total": 4}, "must rise from 0"),
         ({"steps": (1, 2), "total": 4}, "must rise from 0"),
         ({"steps": (0, 2, 1), "total": 4}, "must rise from 0"),
