@@ -42,6 +42,10 @@ class PatchError(AutocacheError):
     """The model cannot be instrumented as it stands."""
 
 
+class DeviceError(AutocacheError):
+    """A device that was asked for is unknown, absent, or lacks what its vendor provides."""
+
+
 class CalibrationError(AutocacheError):
     """A calibration run does not support a table: what is measured does not tell the error."""
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from devices import DEVICE
+
 QUALIFIED = {
     "FluxTransformer2DModel": "diffusers.models.transformers.transformer_flux",
     "WanTransformer3DModel": "diffusers.models.transformers.transformer_wan",
@@ -198,13 +200,16 @@ def build(
             # Zero gates would make every block the identity and hide every mistake.
             if not parameter.any():
                 parameter.normal_(std=0.2)
+    model.to(DEVICE)
     fixed = _fixed_inputs(name, seed)
     batch = next(iter(fixed.values())).shape[0]
     dtype = torch.int64 if name in INTEGER_TIMESTEP else torch.float32
 
     def inputs(timestep: float) -> dict[str, Any]:
-        step = torch.full((batch,), timestep, dtype=dtype)
-        tensors = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in fixed.items()}
+        step = torch.full((batch,), timestep, dtype=dtype, device=DEVICE)
+        tensors = {
+            k: v.clone().to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in fixed.items()
+        }
         return {**tensors, "timestep": step, "return_dict": False}
 
     return model, inputs

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocache import device
 from autocache.errors import ParameterError, nearest
 
 if TYPE_CHECKING:
@@ -141,9 +142,10 @@ def _load(options: argparse.Namespace) -> Any:
     import torch
 
     cls = _class(options.pipeline)
+    where = device.require(options.device or device.default())
     try:
         pipe = cls.from_pretrained(options.model, torch_dtype=getattr(torch, options.dtype))
-        pipe = pipe.to(options.device or _accelerator())
+        pipe = pipe.to(where)
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise ParameterError(f"cannot load the pipeline {options.model}: {error}") from error
     pipe.set_progress_bar_config(disable=True)
@@ -161,12 +163,3 @@ def _class(name: str | None) -> Any:
         near = nearest(name, known) if name else ""
         raise ParameterError(f"--pipeline: diffusers has no pipeline {name!r}{near}")
     return found
-
-
-def _accelerator() -> str:
-    import torch
-
-    # torch.accelerator came with 2.6; before, a device has to be named.
-    found = getattr(torch, "accelerator", None)
-    device = found.current_accelerator() if found is not None and found.is_available() else None
-    return device.type if device is not None else "cpu"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import tiny
+from devices import DEVICE
 
 FEED_FORWARD = {
     "FluxTransformerBlock": "ff",
@@ -152,7 +153,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 def make(name: str) -> Any:
     """The same weights on every call."""
-    pipe = (BUILDERS | UNETS)[name]()
+    pipe = (BUILDERS | UNETS)[name]().to(DEVICE)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -179,7 +180,7 @@ def _arguments(pipe: Any, size: int, batch: int, guided: bool, seed: int) -> dic
     dtype = denoisers(pipe)[0].dtype
 
     def embeds(*shape: int) -> torch.Tensor:
-        return torch.randn(batch, *shape, generator=random).to(dtype)
+        return torch.randn(batch, *shape, generator=random).to(DEVICE, dtype)
 
     kind = type(pipe).__name__
     pixels = {"height": size * 8, "width": size * 8, "output_type": "latent"}
@@ -204,12 +205,12 @@ def _arguments(pipe: Any, size: int, batch: int, guided: bool, seed: int) -> dic
         given = {"prompt_embeds": embeds(12, 16), "num_frames": 5, "guidance_scale": scale}
         negative = {"negative_prompt_embeds": embeds(12, 16)} if guided else {}
     elif kind == "QwenImagePipeline":
-        mask = torch.ones(batch, 8, dtype=torch.int64)
+        mask = torch.ones(batch, 8, dtype=torch.int64, device=DEVICE)
         given = {"prompt_embeds": embeds(8, 16), "prompt_embeds_mask": mask}
         given["true_cfg_scale"] = scale
         negative = {"negative_prompt_embeds": embeds(8, 16), "negative_prompt_embeds_mask": mask}
     elif kind == "HunyuanVideoPipeline":
-        mask = torch.ones(batch, 12)
+        mask = torch.ones(batch, 12, device=DEVICE)
         given = {"prompt_embeds": embeds(12, 16), "pooled_prompt_embeds": embeds(8)}
         given |= {"prompt_attention_mask": mask, "num_frames": 1, "true_cfg_scale": scale}
         negative = {"negative_prompt_embeds": embeds(12, 16)}
