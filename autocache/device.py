@@ -14,7 +14,7 @@ BACKENDS = {"npu": "torch_npu"}
 """Device types that torch knows by the package of a vendor only."""
 
 KINDS = ("cpu", "cuda", "mps", "npu", "xpu")
-"""Device types that can be asked for by name."""
+"""Device types that people have; a vendor may have registered another one with torch."""
 
 
 def default() -> str:
@@ -39,17 +39,29 @@ def require(name: str) -> torch.device:
     """
     import torch
 
-    kind, _, index = name.partition(":")
-    if kind not in KINDS or not (index == "" or index.isdigit()):
-        raise DeviceError(
-            f"unknown device {name!r}: expected one of {', '.join(KINDS)}, or one with a number, "
-            f"as in 'cuda:1'{nearest(kind, KINDS)}"
-        )
+    kind = name.partition(":")[0]
     if kind in BACKENDS:
         _load(kind, BACKENDS[kind])
-    if kind != "cpu" and not torch.get_device_module(kind).is_available():
-        raise DeviceError(f"device {name!r} was asked for, and this machine has no {kind} device")
-    return torch.device(name)
+    try:
+        found = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"unknown device {name!r}{nearest(kind, KINDS)}; a number may follow, as in 'cuda:1'"
+        ) from error
+    # A number that is too large for torch comes out as another one, below zero.
+    if kind != "cpu" and not 0 <= (found.index or 0) < _count(kind):
+        raise DeviceError(f"device {name!r} was asked for, and this machine has no such device")
+    return found
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind there are; of one that torch cannot run anything on, none."""
+    import torch
+
+    module = getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        return 0
+    return module.device_count() if hasattr(module, "device_count") else 1
 
 
 def _load(kind: str, package: str) -> None:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pretend
 from autocache import device
 
-DEVICE = device.require(os.environ.get("AUTOCACHE_TEST_DEVICE", "cpu"))
+_NAME = os.environ.get("AUTOCACHE_TEST_DEVICE", "cpu")
+if _NAME == pretend.NAME:
+    pretend.load()
+
+DEVICE = device.require(_NAME)
