@@ -129,9 +129,18 @@ def _swapped_class(base: type) -> type:
     return type(base)(base.__name__, (_Intercepted, base), identity)
 
 
+@functools.cache
 def original_class(swapped: type) -> type:
-    """The class a module had before it was intercepted; any other class is itself."""
-    return swapped.__mro__[2] if issubclass(swapped, _Intercepted) else swapped
+    """The class a module had before it was intercepted; any other class is itself.
+
+    What someone made of the intercepted class since, as FSDP does, is made of the one before.
+    """
+    if not issubclass(swapped, _Intercepted):
+        return swapped
+    if swapped.__bases__[0] is _Intercepted:
+        return swapped.__bases__[1]
+    own = {k: v for k, v in vars(swapped).items() if k not in ("__dict__", "__weakref__")}
+    return type(swapped)(swapped.__name__, tuple(map(original_class, swapped.__bases__)), own)
 
 
 def site_of(module: nn.Module) -> Site | None:
