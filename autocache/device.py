@@ -104,3 +104,15 @@ def streams(device: torch.device) -> Any:
         return None
     module = torch.get_device_module(device)
     return module if hasattr(module, "Stream") and hasattr(module, "current_stream") else None
+
+
+def on_host_like(tensor: torch.Tensor) -> torch.Tensor:
+    """An empty tensor like this one in the host's memory: pinned where the device can copy to it on
+    its own, which not every device and not every host allows."""
+    import torch
+
+    pins = streams(tensor.device) is not None
+    try:
+        return torch.empty_like(tensor, device="cpu", pin_memory=pins)
+    except RuntimeError:
+        return torch.empty_like(tensor, device="cpu")

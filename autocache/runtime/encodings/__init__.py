@@ -1,0 +1,13 @@
+"""The forms in which a cached tensor can be held, each with what it costs and how exact it is."""
+
+from autocache.runtime.encodings.base import Encoding, Held
+from autocache.runtime.encodings.bf16 import BFloat16
+from autocache.runtime.encodings.fp8 import FP8
+from autocache.runtime.encodings.int8 import Int8
+from autocache.runtime.encodings.plain import Plain
+
+PLAIN = Plain()
+LOSSY: dict[str, Encoding] = {each.name: each for each in (BFloat16(), FP8(), Int8())}
+"""Those that lose precision, by name."""
+
+__all__ = ["LOSSY", "PLAIN", "Encoding", "Held"]
