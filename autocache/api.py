@@ -14,6 +14,7 @@ from autocache.choice import Chosen, choose
 from autocache.errors import ParameterError, PatchError
 from autocache.planning import install, plan
 from autocache.run_stats import RunStats, collect
+from autocache.runtime.parallelism import given_group
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.runtime.store import parse_bytes
@@ -59,8 +60,9 @@ class Patch:
 
     @property
     def denoisers(self) -> list[nn.Module]:
-        """The patched models."""
-        return [session.model for session in self._sessions]
+        """The patched models, those that are still there."""
+        models = (session.model for session in self._sessions)
+        return [model for model in models if model is not None]
 
     @property
     def enabled(self) -> bool:
@@ -89,6 +91,15 @@ class Patch:
         for session in self._sessions:
             session.remove()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Patch:
+        # The sessions of the models that are copied along put themselves in.
+        copied = memo[id(self)] = Patch(self._chosen, [])
+        return copied
+
+    def adopt(self, session: Session) -> None:
+        """Take in the session of a model that was copied."""
+        self._sessions.append(session)
+
     def __enter__(self) -> Patch:
         return self
 
@@ -112,6 +123,7 @@ def patch(
     enabled: bool = True,
     dry_run: bool = False,
     memory_limit: int | str | None = None,
+    group: Any = None,
     **params: Any,
 ) -> Patch:
     """Instrument a live model with a caching strategy. All or nothing: on an error it is as it was.
@@ -130,6 +142,10 @@ def patch(
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
         dry_run: compute everything, and record what would have been skipped and at what error.
         memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.
+        group: the processes that work on one generation together, as a `torch.distributed` process
+            group or a mesh of one dimension, where an engine of one's own spreads it over them:
+            what a rule measures is then the mean over all of them. diffusers' context parallelism,
+            FSDP2 and tensor parallelism are found without.
         **params: the strategy's parameters; in a list, those of the first. They go before those of
             a profile, as do the keywords above where they are not at their defaults.
 
@@ -155,10 +171,13 @@ def patch(
     except ValueError as error:
         raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
     models = denoisers(target, spec, chosen.strategy)
+    together = given_group(group)
     planned = plan(models, chosen.strategy, spec, limit, dry_run, chosen.expectations())
     if not isinstance(target, nn.Module):
         for session, _ in planned:
             session.accept(target)
+    for session, _ in planned:
+        session.group = together
     install(planned)
     patched_ = Patch(chosen, [session for session, _ in planned])
     for session, _ in planned:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autocache.errors import DoesNotApplyError, PatchError
-from autocache.runtime.intercept import site_of
+from autocache.runtime.changes import sites
+from autocache.runtime.intercept import remove, site_of
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.spec import registry
@@ -65,35 +66,34 @@ def _of(
         recipes = expected.adapted(recipes)
     session = Session(model, bound, recipes, limit, dry_run, entry)
     session.expected = expected
-    sites = []
-    for part in session.parts:
-        probe, where = part.recipe.when.probe, part.recipe.where
-        sites += [*(probe.sites(bound, part) if probe else ()), *where.sites(bound, part)]
-    return session, sites
+    return session, sites(session, bound)
 
 
 def install(planned: list[tuple[Session, list]]) -> None:
     """Instrument all of them; on any failure every one is as it was, with its former patch."""
     undo: list[Callable[[], None]] = []
     try:
-        for session, sites in planned:
-            replaced = session_of(session.model)
+        for session, found in planned:
+            model = session.model
+            replaced = session_of(model) if model is not None else None
             if replaced is not None:
                 undo.append(replaced.suspend())
             undo.append(session.remove)
-            _refuse_foreign(session, sites)
-            session.install(sites)
+            _refuse_foreign(session, found)
+            session.install(found)
     except BaseException:
         for step in reversed(undo):
             step()
         raise
 
 
-def _refuse_foreign(session: Session, sites: list) -> None:
+def _refuse_foreign(session: Session, found: list) -> None:
     """Raises PatchError where a part of the model is patched as a model of its own."""
-    for module, _ in sites:
+    for module, _ in found:
         site = site_of(module)
-        if site is not None:
+        if site is not None and site.session.model is None:
+            remove(module)  # It has outlived a patched model that it was in.
+        elif site is not None:
             other = type(site.session.model).__name__
             raise PatchError(
                 f"this {type(session.model).__name__} has a {other} in it that is patched by "

@@ -77,18 +77,19 @@ class Around:
         if torch.compiler.is_compiling():
             # Traced, what the session decides now would be decided for ever.
             refuse(self.session)
-        return self.session.surround(self.inner or self.session.entry._call_impl, args, kwargs)
+        entry: Any = self.session.entry
+        return self.session.surround(self.inner or entry._call_impl, args, kwargs)
 
 
 def surround(session: Session) -> None:
     """Have every call of the model go through the session."""
     # A plain attribute: torch's own setter would look for a submodule of that name.
-    slots = session.entry.__dict__
+    slots = vars(session.entry)
     slots[SLOT] = Around(session, slots.get(SLOT))
 
 
 def is_surrounded(session: Session) -> bool:
-    return isinstance(session.entry.__dict__.get(SLOT), Around)
+    return isinstance(vars(session.entry).get(SLOT), Around)
 
 
 def observe(model: nn.Module, session: Session) -> None:
@@ -100,7 +101,9 @@ def observe(model: nn.Module, session: Session) -> None:
 
 
 def unobserve(model: nn.Module, session: Session) -> None:
-    slots = session.entry.__dict__
+    # What torch.compile made of the model may be gone before it.
+    entry = session.entry
+    slots = vars(model if entry is None else entry)
     around = slots.get(SLOT)
     if isinstance(around, Around) and around.session is session:
         del slots[SLOT]

@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from autocache.errors import PatchError
-from autocache.runtime import intercept, root, signals
+from autocache.runtime import changes, intercept, parallelism, root, signals
 from autocache.runtime.arguments import Arguments, latents, shape
 from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.schedulers import scheduler_name
 from autocache.runtime.store import Ledger
+from autocache.runtime.subject import Subject
 from autocache.runtime.track import Branch, Here, Track
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ class Session:
         dry_run: bool,
         entry: nn.Module | None = None,
     ) -> None:
-        self.model = model
-        self.entry = model if entry is None else entry
-        """What is called: the model, or what torch.compile made of it."""
+        self._subject = Subject(model, model if entry is None else entry)
         self.parts = [Part(self, recipe, index) for index, recipe in enumerate(recipes)]
         self.dry_run = dry_run
         self.enabled = True
@@ -61,9 +60,12 @@ class Session:
         self.patch: Any = None
         self.expected: Expectations | None = None
         """What the strategy's profile was made for."""
+        self.group: Any = None
+        """The process group that works on one generation, where the user named it."""
+        self.shards: list[Any] = []
+        """The process groups that the weights were last seen to be spread over."""
         self.label = type(model).__name__
-        self.block_count = bound.block_count + len(bound.layers)
-        self.attention_count = bound.attention_count
+        self.count(bound)
         self._arguments = Arguments(bound.spec, type(model))
         self._arranges = any(part.recipe.where.arranges for part in self.parts)
         self.arounds = [
@@ -81,18 +83,40 @@ class Session:
         self.here = Here(self._tracks, len(self.parts))
         self.ledger = Ledger(self._limit)
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
+        self.placed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        """The modules it intercepts."""
+        self.anatomy: int | None = None
+        """What the model was made of when they were chosen."""
+        self.stale = True
+        """The model may be made of other modules than those it acts on."""
         self._zero()
+
+    def count(self, bound: Bound) -> None:
+        """How much there is to skip."""
+        self.block_count = bound.block_count + len(bound.layers)
+        self.attention_count = bound.attention_count
 
     def _zero(self) -> None:
         self.passes = self.passes_skipped = self.generations = 0
         self.blocks_skipped = self.attention_skipped = 0
         self.seconds = 0.0
 
+    @property
+    def model(self) -> nn.Module | None:
+        """The denoiser; None once it is gone."""
+        return self._subject.model
+
+    @property
+    def entry(self) -> nn.Module | None:
+        """What is called: the model, or what torch.compile made of it; None once it is gone."""
+        return self._subject.entry
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         copied = copy.copy(self)
         memo[id(self)] = copied
-        copied.model = memo[id(self.model)]
-        copied.entry = memo.get(id(self.entry), copied.model)
+        model = copy.deepcopy(self.model, memo)
+        assert model is not None
+        copied._subject = Subject(model, memo.get(id(self.entry), model))
         copied._pipelines = weakref.WeakKeyDictionary(
             {memo[id(p)]: name for p, name in self._pipelines.items() if id(p) in memo}
         )
@@ -101,8 +125,13 @@ class Session:
         if copied.arounds:
             root.surround(copied)
         copied._fresh()
-        signals.listen(copied)
+        copied._listen()
         return copied
+
+    def _listen(self) -> None:
+        signals.listen(self)
+        # Weakly here too: with the model in a cycle both are to go in one collection.
+        self._subject.outlived(_release, weakref.ref(self))
 
     @property
     def track(self) -> Track:
@@ -127,6 +156,7 @@ class Session:
         """
         self.accept(pipeline)
         name = self._pipelines[pipeline] = scheduler_name(pipeline, self.model)
+        signals.hear_changes(pipeline)
         scheduler = getattr(pipeline, name, None)
         if scheduler is not None:
             signals.hear(scheduler)
@@ -176,6 +206,11 @@ class Session:
         """Drop every cached tensor."""
         for track in list(self._tracks):
             track.forget()
+
+    def altered(self) -> None:
+        """The model is about to compute something else: what is cached does not stand in for it."""
+        self.drop()
+        self.stale = True
 
     def forget(self) -> None:
         """Drop every cached tensor; the next call starts a generation."""
@@ -238,9 +273,13 @@ class Session:
         if new:
             track.forget()
             track.start_midway()
+            track.ranks = parallelism.ranks_of(self)
             self.generations += 1
+        self.stale |= new
         if not self.enabled:
             return
+        if self.stale:
+            changes.follow(self)
         call = track.call = self._call(track, name, args, kwargs)
         if self.expected is not None:
             self.expected.check(self, track, call)
@@ -286,6 +325,7 @@ class Session:
             track.progress,
             self._arguments.frames(args, kwargs),
             unlike=track.unlike,
+            ranks=track.ranks.at(clock.step),
         )
 
     def _branch(self, track: Track, name: str, shape: tuple) -> Branch:
@@ -347,16 +387,14 @@ class Session:
 
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""
-        grouped: dict[nn.Module, list[intercept.Site]] = {}
-        for module, site in sites:
-            grouped.setdefault(module, []).append(site)
+        model = self.model
+        assert model is not None
         try:
-            for module, chain in grouped.items():
-                intercept.install(module, chain)
-            root.observe(self.model, self)
+            changes.place(self, sites)
+            root.observe(model, self)
             if self.arounds:
                 root.surround(self)
-            signals.listen(self)
+            self._listen()
             for pipeline in list(self._pipelines):
                 self.attach(pipeline)
         except BaseException:
@@ -365,10 +403,10 @@ class Session:
 
     def suspend(self) -> Callable[[], None]:
         """Take the session off, and give back how to put it on again."""
-        enabled = self.enabled
+        enabled, model = self.enabled, self.model
+        assert model is not None
         sites = [
-            (module, intercept.site_of(module))
-            for module in intercept.intercepted(self.model, self)
+            (module, intercept.site_of(module)) for module in intercept.intercepted(model, self)
         ]
         self.remove()
 
@@ -382,10 +420,20 @@ class Session:
         """Take every trace of the session off the model and free what it holds."""
         self.enabled = False
         self.forget()
-        for module in list(intercept.intercepted(self.model, self)):
-            intercept.remove(module)
-        root.unobserve(self.model, self)
+        model = self.model
+        changes.displace(self)
+        if model is not None:
+            root.unobserve(model, self)
+        self._subject.left()
         signals.silence(self)
+
+
+def _release(session: weakref.ref[Session]) -> None:
+    """The model of a session is gone: nothing is kept for it, nor wrapped because of it."""
+    outlived = session()
+    if outlived is not None:
+        outlived.drop()
+    signals.silence(outlived)
 
 
 def _inside(around: Around, proceed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from autocache.errors import PatchError
+from autocache.runtime.changes import ALTERING
 from autocache.runtime.intercept import original_class
 
 if TYPE_CHECKING:
@@ -26,12 +28,18 @@ if TYPE_CHECKING:
 HOOKS = "diffusers.hooks._helpers"
 """Where diffusers keeps what its guiders know of blocks; its denoisers import it."""
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_sessions: tuple[weakref.ref[Session], ...] = ()
+"""Replaced and never changed: a model may be collected, and its session go, in any loop over it."""
+_changing = threading.RLock()
 _wrapped: dict[tuple[type | None, str], Any] = {}
 
 
+def _listening() -> list[Session]:
+    return [session for known in _sessions if (session := known()) is not None]
+
+
 def _holding(scheduler: object) -> list[Session]:
-    return [session for session in _sessions if session.holds(scheduler)]
+    return [session for session in _listening() if session.holds(scheduler)]
 
 
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
@@ -73,7 +81,7 @@ def _sample(result: Any) -> Any:
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     named = kwargs.get("name", args[0] if args else None)
-    tracks = [session.track for session in _sessions if session.model is instance]
+    tracks = [session.track for session in _listening() if session.model is instance]
     return _named(wrapped(*args, **kwargs), tracks, named, kwargs.get("sigma"))
 
 
@@ -92,11 +100,18 @@ def _named(
 
 
 def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-    if any(session.model is instance for session in _sessions):
+    if any(session.model is instance for session in _listening()):
         raise PatchError(
             f"{type(instance).__name__} is patched by autocache, and diffusers' own cache cannot "
             "be stacked on it; call autocache.unpatch(model) first, or do without enable_cache()"
         )
+    return wrapped(*args, **kwargs)
+
+
+def _altering(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+    for session in _listening():
+        if session.model is instance or instance in session.pipelines:
+            session.altered()
     return wrapped(*args, **kwargs)
 
 
@@ -120,12 +135,21 @@ def _wrap(owner: type | None, method: str, wrapper: Callable) -> bool:
 
 def listen(session: Session) -> None:
     """Begin to pass signals on to a session."""
-    _sessions.add(session)
+    global _sessions
+    with _changing:
+        _sessions = (*_others(session), weakref.ref(session))
     owner = _owner(type(session.model), "cache_context")
     blocks = getattr(sys.modules.get(HOOKS), "TransformerBlockRegistry", None)
     _wrap(blocks, "get", _block_facts)
     _wrap(owner, "cache_context", _cache_context)
     _wrap(owner, "enable_cache", _enable_cache)
+    hear_changes(session.model)
+
+
+def hear_changes(owner: object) -> None:
+    """Begin to hear what changes a denoiser, by its own methods or by its pipeline's."""
+    for name in ALTERING:
+        _wrap(_owner(type(owner), name), name, _altering)
 
 
 def hear(scheduler: object) -> bool:
@@ -144,11 +168,15 @@ def catch_up(scheduler: Any) -> None:
             session.announced(scheduler)
 
 
-def silence(session: Session) -> None:
-    """Pass no more on to a session; with the last one every wrapper goes."""
-    _sessions.discard(session)
-    if _sessions:
-        return
-    while _wrapped:
+def silence(session: Session | None) -> None:
+    """Pass no more on to a session or any that is gone; with the last one every wrapper goes."""
+    global _sessions
+    with _changing:
+        _sessions = _others(session)
+    while _wrapped and not _sessions:
         (owner, method), handle = _wrapped.popitem()
         wrapt.unwrap_object(owner, method, handle, missing_ok=True)
+
+
+def _others(session: Session | None) -> tuple[weakref.ref[Session], ...]:
+    return tuple(weakref.ref(known) for known in _listening() if known is not session)
