@@ -46,6 +46,10 @@ class DeviceError(AutocacheError):
     """A device that was asked for is unknown, absent, or lacks what its vendor provides."""
 
 
+class RankError(AutocacheError):
+    """Another process that works on the same generation failed, is late, or is elsewhere in it."""
+
+
 class CalibrationError(AutocacheError):
     """A calibration run does not support a table: what is measured does not tell the error."""
 

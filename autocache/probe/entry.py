@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autocache.runtime.intercept import PASS
+from autocache.runtime.parallelism import share
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,8 @@ class Entry:
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         moment = self.part.moment
         if moment is not None:
+            if moment.call.ranks.splits:
+                args, kwargs = share(module, args, kwargs)
             stream = self.binder.get(self.stream, args, kwargs)
             moment.flights[self] = (stream, _version(stream))
         return PASS

@@ -11,6 +11,7 @@ from torch import nn
 
 from autocache.errors import ParameterError, nearest
 from autocache.runtime.intercept import COMPUTE, PASS
+from autocache.runtime.parallelism import weights_here
 from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class _Calls(_Probe):
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         call = self.call
         given = {p: self.signature.get(a, args, kwargs) for p, a in call.arguments.items()}
-        output = module.get_submodule(call.module)(**given)
+        with weights_here(module):
+            output = module.get_submodule(call.module)(**given)
         return output if call.output is None else output[call.output]
 
 
@@ -135,7 +137,8 @@ class _RunsUpTo(_Probe):
         handle = inner.register_forward_pre_hook(reached, with_kwargs=True)
         try:
             # The plain forward: a compiled block cannot be left in the middle.
-            module.forward(*args, **kwargs)
+            with weights_here(module):
+                module.forward(*args, **kwargs)
         except _Reached as at:
             return at.value
         finally:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from autocache.runtime.ranks import ALONE, Ranks
+
 if TYPE_CHECKING:
     import torch
 
@@ -87,6 +89,8 @@ class Call:
     unlike: str | None = None
     """In what the generation is unlike those that the strategy's profile was made for, so that what
     was fitted for them does not hold; None where nothing of that kind is known."""
+    ranks: Ranks = ALONE
+    """The processes that work on it, through which a rule reads numbers off its tensors."""
 
     @property
     def is_last(self) -> bool:

@@ -34,13 +34,23 @@ class Part:
     def decide(self, moment: Moment) -> Decision:
         """Compute or skip, decided once per denoiser call."""
         if moment.decision is None:
-            decision = moment.decision = self._decide(moment)
+            decision = moment.decision = self._agreed(moment, self._decide(moment))
             self.recipe.limits.count(moment, decision.compute)
             if decision.distance is not None:
                 moment.record.distance = decision.distance
             if decision.compute and not decision.keep:
                 self.session.here.acting[self.index] = None
         return moment.decision
+
+    def _agreed(self, moment: Moment, decision: Decision) -> Decision:
+        """What all ranks do, where some must not skip what the others compute."""
+        ranks = moment.call.ranks
+        if self.index not in ranks.coupled:
+            return decision
+        if not ranks.any_computes(decision.compute) or decision.compute:
+            return decision
+        self.recipe.when.overruled(moment)
+        return Decision(True, keep=self._wanted(moment), distance=decision.distance)
 
     def _decide(self, moment: Moment) -> Decision:
         limits = self.recipe.limits

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from autocache.runtime.clock import Clock
 from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.progress import progress
+from autocache.runtime.ranks import ALONE, Ranks
 from autocache.runtime.response import Response, gain, responses
 from autocache.runtime.store import Ledger, Store
 
@@ -61,6 +62,8 @@ class Track:
         """Denoiser calls of the generation so far."""
         self.skipped = False
         """Whether anything was skipped in it."""
+        self.ranks: Ranks = ALONE
+        """The processes that work on it."""
 
     def start_midway(self) -> None:
         """Image-to-image starts in the middle of the scheduler's timesteps."""

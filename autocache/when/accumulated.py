@@ -68,6 +68,9 @@ class Accumulated(When):
             memory["sum"] = 0.0
         return Decision(compute, keep=keep, distance=total)
 
+    def overruled(self, moment: Moment) -> None:
+        moment.memory["sum"] = 0.0
+
     def _distance(self, moment: Moment) -> float | None:
         """Relative L1 change of the probe since the step before, and remember the probe."""
         probe = moment.probe
@@ -77,7 +80,7 @@ class Accumulated(When):
         moment.store.put("probe", probe, moment.step)
         if not before:
             return None
-        return relative_l1(probe, before[-1].tensor, self.per_sample)
+        return relative_l1(probe, before[-1].tensor, self.per_sample, moment.call.ranks)
 
     def _tell_if_far(self, moment: Moment, distance: float) -> None:
         if self.valid_for is None or "told" in moment.shared.memory:

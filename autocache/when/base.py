@@ -48,5 +48,9 @@ class When:
         step's. One that neither skips nor keeps lets go of what is kept for the module."""
         return None
 
+    def overruled(self, moment: Moment) -> None:
+        """Called after it decided to skip a step that is computed all the same, because another
+        process has to: what it adds up starts again."""
+
     def learn(self, moment: Moment) -> None:
         """Called when a denoiser call is over in which something was kept or skipped."""

@@ -83,7 +83,7 @@ class Codebook(When):
         rate = 1
         if before:
             gap = moment.step - before[-1].step
-            change = relative_l1(probe, before[-1].tensor) / gap
+            change = relative_l1(probe, before[-1].tensor, ranks=moment.call.ranks) / gap
             if self.motion is not None:
                 change *= self.motion.weight(probe, moment, gap)
             rate = self.rate(change)

@@ -28,3 +28,6 @@ class Conditional(When):
         if moment.call.conditional_only:
             return decision
         return Decision(compute=True, keep=decision.keep or not decision.compute)
+
+    def overruled(self, moment: Moment) -> None:
+        self.rule.overruled(moment)

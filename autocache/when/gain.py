@@ -42,13 +42,17 @@ class Gain(When):
         if moment.forced or gain is None or not before:
             memory["sum"] = 0.0
             return Decision(compute=True, keep=True)
-        moved = float(_mean_change(latent, before[-1].tensor))
+        (change,) = moment.call.ranks.means(_change(latent, before[-1].tensor))
+        moved = float(change)
         memory["sum"] = total = memory["sum"] + gain * moved
         # Not `>=`: what is no number is computed.
         compute = not total < self.threshold
         if compute:
             memory["sum"] = 0.0
         return Decision(compute, keep=True, distance=total)
+
+    def overruled(self, moment: Moment) -> None:
+        moment.memory["sum"] = 0.0
 
     def learn(self, moment: Moment) -> None:
         """The relative change of the output per change of the input, where both were computed."""
@@ -63,17 +67,17 @@ class Gain(When):
         if not inputs or not outputs:
             return
         changes = (
-            _mean_change(output, outputs[-1].tensor),
-            _mean_change(latent, inputs[-1].tensor),
-            output.float().abs().mean(),
+            _change(output, outputs[-1].tensor),
+            _change(latent, inputs[-1].tensor),
+            output.float().abs(),
         )
-        changed, moved, size = torch.stack(changes).tolist()
+        changed, moved, size = torch.stack(moment.call.ranks.means(*changes)).tolist()
         # An input that stood still tells nothing of the next one.
         memory["gain"] = changed / moved / size if moved and size else None
 
 
-def _mean_change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+def _change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     if not now.is_floating_point():
         # Tokens of a vocabulary have no distance: the share of those that are others.
-        return (now != before).float().mean()
-    return (now.float() - before.float()).abs().mean()
+        return (now != before).float()
+    return (now.float() - before.float()).abs()

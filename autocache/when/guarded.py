@@ -88,6 +88,11 @@ class Guarded(When):
         memory["expected"] = 0.0 if compute else expected
         return Decision(compute, keep=True, distance=expected)
 
+    def overruled(self, moment: Moment) -> None:
+        if self.inner:
+            self.inner.overruled(moment)
+        moment.shared.memory["expected"] = 0.0
+
     def learn(self, moment: Moment) -> None:
         if self.inner:
             self.inner.learn(moment)
@@ -128,7 +133,8 @@ class _Known:
             return math.inf
         if self._largest is None:
             gaps = [*self._gaps, *(gap * FADED for gap in self._before)]
-            self._largest = float(torch.stack([gap.to(gaps[0].device) for gap in gaps]).max())
+            found = torch.stack([gap.to(gaps[0].device) for gap in gaps])
+            self._largest = moment.call.ranks.largest(found)
         now = time_at(moment) if self._timed else float(moment.step)
         return self._largest * math.prod(abs(now - point) for point in self._points[1:])
 

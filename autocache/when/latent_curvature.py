@@ -53,7 +53,10 @@ class LatentCurvature(When):
         first = "speeds" not in memory
         store.put("latent", latent, moment.step)
         moved = latent.float() - before[-1].tensor.float() if before else latent.float()
-        known = [*memory.get("speeds", ()), float(moved.abs().mean())] if before or first else []
+        known: list[float] = []
+        if before or first:
+            (speed,) = moment.call.ranks.means(moved.abs())
+            known = [*memory.get("speeds", ()), float(speed)]
         memory["speeds"] = known[-3:]
         return memory["speeds"]
 

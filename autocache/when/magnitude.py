@@ -52,6 +52,9 @@ class Magnitude(When):
             memory["ratio"], memory["error"] = 1.0, 0.0
         return Decision(not (keep and little), keep=keep, distance=error)
 
+    def overruled(self, moment: Moment) -> None:
+        moment.memory["ratio"], moment.memory["error"] = 1.0, 0.0
+
     def _table(self, moment: Moment) -> tuple[float, ...]:
         if self.uncond and unconditional(moment.call.branch):
             return self.uncond

@@ -62,6 +62,7 @@ class Motion:
         return first <= moment.step <= last
 
     def _motion(self, probe: torch.Tensor, moment: Moment) -> float:
+        probe = moment.call.ranks.tokens(probe)
         tokens = probe.shape[1]
         frames = self.frames or self._frames(moment)
         if self.frames and tokens % self.frames:
@@ -76,9 +77,10 @@ class Motion:
             if apart >= tokens:
                 continue
             late, early = probe[:, apart:].float(), probe[:, :-apart].float()
-            size = late.abs().sum() + early.abs().sum()
-            if size > 0:
-                measured.append(float((late - early).abs().sum() / size))
+            sizes = (late - early).abs(), late.abs(), early.abs()
+            moved, *both = moment.call.ranks.means(*sizes)
+            if sum(both) > 0:
+                measured.append(float(moved / sum(both)))
         if not measured:
             return 1.0
         return (sum(measured) / len(measured) / USUAL) ** POWER

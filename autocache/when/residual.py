@@ -57,6 +57,12 @@ class Residual(When):
         self._add_up(moment.memory, distance, compute)
         return Decision(compute, keep=True, distance=distance)
 
+    def overruled(self, moment: Moment) -> None:
+        probe = self._sampled(moment.probe) if self.probe else None
+        if probe is not None:
+            moment.store.put("reference", probe, moment.step, owned=probe is not moment.probe)
+        self._add_up(moment.memory, None, compute=True)
+
     def _sampled(self, probe: torch.Tensor | None) -> torch.Tensor | None:
         if probe is None or self.downsample == 1:
             return probe
@@ -68,7 +74,9 @@ class Residual(When):
         if probe is None or moment.forced or spent:
             return None
         reference = moment.store.get("reference", like=probe)
-        return relative_l1(probe, reference[-1].tensor) if reference else None
+        if not reference:
+            return None
+        return relative_l1(probe, reference[-1].tensor, ranks=moment.call.ranks)
 
     def _add_up(self, memory: dict, distance: float | None, compute: bool) -> None:
         if compute and self.limit_resets:

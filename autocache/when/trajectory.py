@@ -57,6 +57,12 @@ class Trajectory(When):
             moment.memory["progress"] = self._progress(moment, y - x)
         return Decision(compute, keep=True, distance=None if moved is None else total)
 
+    def overruled(self, moment: Moment) -> None:
+        assert moment.probe is not None
+        x, y = moment.probe
+        moment.memory["sum"] = 0.0
+        moment.store.put("added", y - x, moment.step, keep=2, owned=True)
+
     def _moved(self, moment: Moment, x: torch.Tensor, y: torch.Tensor) -> float | None:
         """The change since the step before, None where the step is computed whatever it is."""
         pairs = {"y": y} if self.error == "delta_y" else {"y": y, "x": x}
@@ -65,7 +71,10 @@ class Trajectory(When):
             moment.store.put(name, now.clone(), moment.step, owned=True)
         if moment.forced or not all(before.values()):
             return None
-        changes = [relative_l1(now, before[name][-1].tensor) for name, now in pairs.items()]
+        ranks = moment.call.ranks
+        changes = [
+            relative_l1(now, before[name][-1].tensor, ranks=ranks) for name, now in pairs.items()
+        ]
         return changes[0] if len(changes) == 1 else abs(changes[0] - changes[1])
 
     def _progress(self, moment: Moment, added: torch.Tensor) -> float:
@@ -73,7 +82,8 @@ class Trajectory(When):
         if len(known) < 2:
             return 1.0
         earlier, later = (value.tensor.float() for value in known)
-        whole = (later - earlier).abs().mean().clamp_min(1e-8)
-        progress = float((added.float() - earlier).abs().mean() / whole)
+        sizes = (added.float() - earlier).abs(), (later - earlier).abs()
+        part, whole = moment.call.ranks.means(*sizes)
+        progress = float(part / whole.clamp_min(1e-8))
         # A comparison with NaN is false: the last value is then repeated.
         return min(progress, self.most) if progress > 1.0 else 1.0

@@ -10,6 +10,7 @@ import torch
 
 from autocache.errors import ParameterError
 from autocache.runtime.intercept import COMPUTE, PASS
+from autocache.runtime.parallelism import share
 from autocache.where.base import BlockRanges, Where, check, first_time
 from autocache.where.span import Span
 
@@ -106,6 +107,8 @@ class Anchor:
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         moment = self.span.part.moment
         if moment is not None:
+            if moment.call.ranks.splits:
+                args, kwargs = share(module, args, kwargs)
             names = self.span.returns
             streams = tuple(self.signature.get(name, args, kwargs) for name in names)
             self.span.anchor(moment, streams)
@@ -133,6 +136,8 @@ class BlockSite:
             return PASS
         span = self.span
         if self.first:
+            if moment.call.ranks.splits:
+                args, kwargs = share(module, args, kwargs)
             flight = span.open(moment, self._streams(args, kwargs))
         else:
             flight = moment.flights.get(span.name)
