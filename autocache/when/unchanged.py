@@ -78,14 +78,20 @@ class _UnsureError(Exception):
 
 
 def _inputs(module: nn.Module, args: tuple, kwargs: dict[str, Any], changes: int) -> _Inputs | None:
-    # Linear layers know no training, and those that diffusers fuses are left in it.
-    if any(inner.training and not isinstance(inner, nn.Linear) for inner in module.modules()):
+    if any(inner.training and not _knows_no_training(inner) for inner in module.modules()):
         return None
     leaves, layout = pytree.tree_flatten((args, kwargs))
     try:
         return _Inputs(layout, [*map(_seen, leaves), *_weights(module)], changes)
     except _UnsureError:
         return None
+
+
+def _knows_no_training(module: nn.Module) -> bool:
+    """What diffusers fuses and the layers of the adapters it loads are left in training mode."""
+    if isinstance(module, (nn.Linear, nn.Identity)) or hasattr(module, "base_layer"):
+        return True
+    return isinstance(module, (nn.ModuleDict, nn.ParameterDict, nn.ModuleList, nn.Sequential))
 
 
 def _seen(value: Any) -> Any:
