@@ -33,7 +33,7 @@ def test_what_is_there_is_given() -> None:
         ("quda", "unknown device 'quda'; did you mean 'cuda'?"),
         ("", "unknown device ''; expected one of: cpu, cuda, mps, npu, xpu"),
         ("cpu:x", "unknown device 'cpu:x'"),
-        ("hpu", "device 'hpu' was asked for, and this machine has no such device"),
+        ("mtia", "device 'mtia' was asked for, and this machine has no such device"),
         ("cuda:999", "device 'cuda:999' was asked for, and this machine has no such device"),
     ],
 )
