@@ -17,7 +17,7 @@ from autocache.run_stats import RunStats, collect
 from autocache.runtime.parallelism import given_group
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
-from autocache.runtime.store import parse_bytes
+from autocache.runtime.sizes import parse_bytes
 from autocache.spec import registry
 from autocache.strategy.composition import Composition
 from autocache.strategy.recipe import Strategy

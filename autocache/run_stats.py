@@ -74,7 +74,7 @@ class RunStats:
         }
 
     def __str__(self) -> str:
-        from autocache.runtime.store import readable_bytes
+        from autocache.runtime.sizes import readable_bytes
 
         rows = {
             "strategy": self.strategy,

@@ -9,6 +9,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from autocache.runtime.distance import relative_l1
+from autocache.runtime.store import Piece
 
 if TYPE_CHECKING:
     from autocache.runtime.moment import Moment
@@ -59,7 +60,7 @@ def note_error(moment: Moment, filled: Any, computed: Any) -> None:
 
 
 class Outputs:
-    """The tensors of one module's output in the store. `expected` like it are kept in all."""
+    """The tensors of one module's output in the store, one of so many outputs `expected`."""
 
     def __init__(self, part: Part, name: str, expected: int = 1) -> None:
         self.part = part
@@ -72,7 +73,7 @@ class Outputs:
         if layout is None:
             return False
         leaves, _ = layout
-        return all(moment.store.get((self.name, nth)) for nth in _tensors(leaves))
+        return all(moment.store.has((self.name, nth)) for nth in _tensors(leaves))
 
     def fill(self, moment: Moment) -> Any:
         """What stands in for the output."""
@@ -85,11 +86,15 @@ class Outputs:
             self._put(moment, leaves)
         return unflatten(leaves, shape)
 
-    def keep(self, moment: Moment, output: Any) -> None:
+    def keep(self, moment: Moment, output: Any) -> bool:
+        """Remember an output; False where there is no room for it."""
         leaves, shape = flatten(output)
-        self._put(moment, leaves)
+        if not self._put(moment, leaves):
+            moment.kept.pop(self.name, None)
+            return False
         kept = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
         moment.kept[self.name] = kept, shape
+        return True
 
     def settle(self, moment: Moment, output: Any) -> Any:
         """What goes on in place of a computed output, after steps that were filled in."""
@@ -103,27 +108,24 @@ class Outputs:
 
     def drop(self, moment: Moment) -> None:
         """Let go of what is kept."""
-        kept, _ = moment.kept.pop(self.name, ((), None))
-        for nth in _tensors(kept):
-            moment.store.drop((self.name, nth))
+        moment.kept.pop(self.name, None)
+        moment.store.drop(self.name)
 
     def compare(self, moment: Moment, output: Any) -> None:
         """The error that a dry run would have made here."""
         note_error(moment, self.fill(moment), output)
 
-    def _put(self, moment: Moment, leaves: list[Any]) -> None:
+    def _put(self, moment: Moment, leaves: list[Any]) -> bool:
         how = self.part.recipe.how
+        pieces = [
+            Piece((self.name, nth), leaf, how.keep)
+            for nth, leaf in enumerate(leaves)
+            if isinstance(leaf, torch.Tensor)
+        ]
         time = time_at(moment) if how.timed else None
-        for nth, leaf in enumerate(leaves):
-            if isinstance(leaf, torch.Tensor):
-                moment.store.put(
-                    (self.name, nth),
-                    leaf,
-                    moment.step,
-                    time=time,
-                    keep=how.keep,
-                    expected=self.expected * len(leaves),
-                )
+        return moment.store.put_all(
+            self.name, pieces, moment.step, time=time, expected=self.expected
+        )
 
 
 _TENSOR: Any = type("Tensor", (), {"__repr__": lambda self: "TENSOR"})()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from autocache.errors import MemoryLimitError
+from autocache.runtime.claims import Claim
+from autocache.runtime.encodings import PLAIN, Held
+from autocache.runtime.encodings.base import kept_alive, plain_size
+from autocache.runtime.encodings.host import HeldOnHost
+from autocache.runtime.ledger import Ledger
 
 
 class Value(NamedTuple):
@@ -22,62 +26,27 @@ class Value(NamedTuple):
     time: float | None = None
 
 
-def readable_bytes(count: float) -> str:
-    """A byte count as people write it: `1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"
+class Piece(NamedTuple):
+    """One of the tensors that a place keeps, and for how many steps.
 
-
-def parse_bytes(limit: int | str | None) -> int | None:
-    """Bytes of `1048576`, `"512MiB"`, `"2 GB"`; None is no limit.
-
-    Raises:
-        ValueError: the text is no number with a known unit, or not above zero.
+    One that is not `owned` may be written to by the model later.
     """
-    if limit is None:
-        return None
-    text = str(limit).replace(" ", "")
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    units |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    unit = text[len(digits) :]
-    if unit not in units:
-        raise ValueError(f"unknown unit {unit!r} in memory limit {limit!r}; expected e.g. '2GiB'")
-    count = int(float(digits) * units[unit])
-    if count <= 0:
-        raise ValueError(f"memory limit must be above zero, not {limit!r}")
-    return count
+
+    key: Hashable
+    tensor: torch.Tensor
+    keep: int = 1
+    owned: bool = False
 
 
-class Ledger:
-    """Bytes held by all stores of one session, and the most there ever were."""
+class _Entry(NamedTuple):
+    step: int
+    held: Held
+    version: int
+    time: float | None
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
-        self.held = 0
-        self.peak = 0
-
-    def add(self, count: int, expected: int = 1) -> None:
-        """Account for `count` more bytes, of which `expected` alike are still to come.
-
-        Raises:
-            MemoryLimitError: they do not fit the limit.
-        """
-        if self.limit is not None and self.held + count > self.limit:
-            needed = max(self.held + count, count * expected)
-            raise MemoryLimitError(
-                f"the strategy has to keep about {readable_bytes(needed)} per guidance branch, but "
-                f"memory_limit is {readable_bytes(self.limit)}; raise the limit, or choose a "
-                "strategy that keeps less (dit_block keeps one residual per stream and stack)"
-            )
-        self.held += count
-        self.peak = max(self.peak, self.held)
-
-    def release(self, count: int) -> None:
-        self.held -= count
+    @property
+    def written_to(self) -> bool:
+        return _version(self.held.parts[0]) != self.version
 
 
 def _version(tensor: torch.Tensor) -> int:
@@ -85,69 +54,193 @@ def _version(tensor: torch.Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
 class Store:
-    """The cached tensors of one guidance branch, each with its last few values."""
+    """The cached tensors of one guidance branch, each with its last few values.
 
-    def __init__(self, ledger: Ledger) -> None:
+    A place keeps several under keys `(name, ...)`, all of them or none; a rule keeps one under each
+    name. Stores of one `group` are those of the guidance branches beside each other.
+    """
+
+    def __init__(self, ledger: Ledger, group: Hashable = None, denoiser: str = "") -> None:
+        self.group = object() if group is None else group
+        self.denoiser = denoiser
+        self.claims: dict[str, Claim] = {}
+        self.useless = False
+        """A rule cannot remember what it compares with, so that it will never skip anything."""
         self._ledger = ledger
-        self._values: dict[Hashable, tuple[Value, ...]] = {}
+        self._entries: dict[str, dict[Hashable, tuple[_Entry, ...]]] = {}
         self._written_to: set[Hashable] = set()
 
     def __len__(self) -> int:
-        return len(self._values)
+        return sum(map(len, self._entries.values()))
 
     def put(
         self,
-        key: Hashable,
+        key: str,
         tensor: torch.Tensor,
         step: int,
         *,
         time: float | None = None,
         keep: int = 1,
         owned: bool = False,
+    ) -> bool:
+        """Remember what a rule compares with; False where there is no room for it.
+
+        One that is not `owned` may be written to by the model later, which `get` notices; from then
+        on its like is cloned. Of a step, what comes last counts.
+
+        Raises:
+            MemoryLimitError: it does not fit the limit, and may not be done without.
+        """
+        return self.put_all(key, [Piece(key, tensor, keep, owned)], step, time=time, exact=True)
+
+    def put_all(
+        self,
+        name: str,
+        pieces: Sequence[Piece],
+        step: int,
+        *,
+        time: float | None = None,
         expected: int = 1,
-    ) -> None:
-        """Remember a tensor. One that is not `owned` may be written to by the model later, which
-        `get` notices; from then on its like is cloned. Of a step, what comes last counts."""
-        if not owned and (tensor.is_inference() or key in self._written_to):
-            tensor = tensor.clone()
-        before = self._values.get(key, ())
-        earlier = before[:-1] if before and before[-1].step == step else before
-        kept = earlier[max(0, len(earlier) - keep + 1) :]
-        dropped = sum(_bytes(v.tensor) for v in before) - sum(_bytes(v.tensor) for v in kept)
-        self._ledger.release(dropped)
-        self._values[key] = kept
-        self._ledger.add(_bytes(tensor), expected)
-        self._values[key] = (*kept, Value(step, tensor, _version(tensor), time))
+        exact: bool = False,
+    ) -> bool:
+        """Remember all that a place keeps of a step; False where there is no room for all of it.
+
+        `expected` places like it keep something in this guidance branch. What is `exact` is never
+        held in a form that loses precision.
+
+        Raises:
+            MemoryLimitError: as `put` does.
+        """
+        if not pieces:
+            return True
+        with self._ledger.lock:
+            claim, budget = None, self._ledger.budget
+            if budget is not None:
+                shapes = tuple((p.tensor.shape, p.tensor.dtype, p.keep) for p in pieces)
+                device = pieces[0].tensor.device
+                claim = budget.admit(self, Claim(name, shapes, device, exact, expected))
+                if claim.refused:
+                    return False
+            for piece in pieces:
+                self._remember(name, piece, step, time, claim)
+        return True
+
+    def refuses(self, name: str) -> bool:
+        """Whether there is no room for what a place keeps."""
+        claim = self.claims.get(name)
+        return claim is not None and claim.refused
+
+    def has(self, key: Hashable, like: torch.Tensor | None = None) -> bool:
+        """Whether `get` has anything to give."""
+        name = _name(key)
+        entries = self._entries.get(name, {}).get(key, ())
+        for entry in entries:
+            if entry.written_to:
+                self._written_to.add(key)
+                self.drop(name)
+                return False
+            if like is not None and not fits(entry.held, like):
+                self.drop(name)
+                return False
+        return bool(entries)
 
     def get(self, key: Hashable, like: torch.Tensor | None = None) -> tuple[Value, ...]:
         """The last values, oldest first; empty when there are none, when they do not fit `like` in
         shape, dtype or device, or when someone wrote into them."""
-        values = self._values.get(key, ())
-        for value in values:
-            if _version(value.tensor) != value.version:
-                self._written_to.add(key)
-                self.drop(key)
-                return ()
-            if like is not None and not fits(value.tensor, like):
-                self.drop(key)
-                return ()
+        if not self.has(key, like):
+            return ()
+        name = _name(key)
+        entries = self._entries[name][key]
+        if self._ledger.away:
+            self._fetch_next(name)
+        values = tuple(Value(e.step, e.held.decode(), e.version, e.time) for e in entries)
+        if self._ledger.away:
+            self._ledger.arrived(entry.held for entry in entries)
         return values
 
-    def drop(self, key: Hashable) -> None:
-        self._ledger.release(sum(_bytes(v.tensor) for v in self._values.pop(key, ())))
+    def drop(self, name: str) -> None:
+        """Let go of all that a place, or a rule under that name, keeps."""
+        with self._ledger.lock:
+            self.let_go(name)
+            claim = self.claims.get(name)
+            if claim is not None and self._ledger.budget is not None:
+                self._ledger.budget.withdraw(self, claim)
 
     def clear(self) -> None:
-        for key in list(self._values):
-            self.drop(key)
+        for name in {**self._entries, **self.claims}:
+            self.drop(name)
+        self.useless = False
+
+    def let_go(self, name: str) -> None:
+        """Free what is held, and leave it claimed."""
+        for entries in self._entries.pop(name, {}).values():
+            for entry in entries:
+                self._release(name, entry)
+
+    def encode_again(self, claim: Claim) -> None:
+        """Hold what is kept in the form that was chosen since."""
+        for key, entries in list(self._entries.get(claim.name, {}).items()):
+            if any(entry.written_to for entry in entries):
+                self.let_go(claim.name)
+                return
+            again = []
+            for entry in entries:
+                held = _hold(entry.held.decode(), claim)
+                self._release(claim.name, entry)
+                again.append(self._entry(claim.name, held, entry.step, entry.time))
+            self._entries[claim.name][key] = tuple(again)
+
+    def _remember(
+        self, name: str, piece: Piece, step: int, time: float | None, claim: Claim | None
+    ) -> None:
+        values = self._entries.setdefault(name, {})
+        before = values.get(piece.key, ())
+        earlier = before[:-1] if before and before[-1].step == step else before
+        kept = earlier[max(0, len(earlier) - piece.keep + 1) :]
+        values[piece.key] = kept
+        for entry in (*earlier[: len(earlier) - len(kept)], *before[len(earlier) :]):
+            self._release(name, entry)
+        tensor = piece.tensor.detach() if piece.tensor.requires_grad else piece.tensor
+        held = _hold(tensor, claim)
+        if held.parts[0] is tensor and self._is_foreign(piece, tensor):
+            held = _hold(tensor.clone(), claim)
+        values[piece.key] = (*kept, self._entry(name, held, step, time))
+
+    def _is_foreign(self, piece: Piece, tensor: torch.Tensor) -> bool:
+        """Whether a copy must be kept: others write to it, or it is a view that keeps more alive
+        than what it shows."""
+        if not piece.owned and (tensor.is_inference() or piece.key in self._written_to):
+            return True
+        return kept_alive(tensor) > plain_size(tensor.shape, tensor.dtype)
+
+    def _entry(self, name: str, held: Held, step: int, time: float | None) -> _Entry:
+        self._ledger.add(self.denoiser, name, held)
+        return _Entry(step, held, _version(held.parts[0]), time)
+
+    def _release(self, name: str, entry: _Entry) -> None:
+        self._ledger.release(self.denoiser, name, entry.held)
+
+    def _fetch_next(self, name: str) -> None:
+        """Begin to bring back what comes after a place, where there is room for it."""
+        with self._ledger.lock:
+            names = list(self._entries)
+            after = names.index(name) + 1
+            for entries in self._entries[names[after]].values() if after < len(names) else ():
+                for entry in entries:
+                    self._ledger.fetch(entry.held)
 
 
-def fits(cached: torch.Tensor, live: torch.Tensor) -> bool:
-    """Whether a cached tensor can stand in for one like `live`."""
-    return (
-        cached.shape == live.shape and cached.dtype == live.dtype and cached.device == live.device
-    )
+def _name(key: Any) -> str:
+    return key[0] if isinstance(key, tuple) else key
+
+
+def _hold(tensor: torch.Tensor, claim: Claim | None) -> Held:
+    if claim is None:
+        return Held(PLAIN, tensor)
+    return (HeldOnHost if claim.away else Held)(claim.encoding, tensor)
+
+
+def fits(held: Held | torch.Tensor, live: torch.Tensor) -> bool:
+    """Whether something held can stand in for a tensor like `live`."""
+    return held.shape == live.shape and held.dtype == live.dtype and held.device == live.device

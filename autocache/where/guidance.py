@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from autocache.errors import DoesNotApplyError
 from autocache.runtime.outputs import Outputs, flatten, note_error, unflatten
+from autocache.runtime.store import Piece
 from autocache.spec.bind import signature
 from autocache.where.base import Around, BlockRanges, Where
 
@@ -175,8 +176,8 @@ class _Guided:
             moment.record.sites[NAME] = "computed"
             leaves, _ = flatten(output)
             memory["conditional"] = _tensors(leaves)
-            for nth in memory["conditional"]:
-                moment.shared.store.put((NAME, nth), leaves[nth], moment.step)
+            pieces = [Piece((NAME, nth), leaves[nth]) for nth in memory["conditional"]]
+            moment.shared.store.put_all(NAME, pieces, moment.step, exact=True)
             # What this branch has to keep for a step that skips is beside it.
             moment.kept[NAME] = True
         return output
@@ -216,7 +217,7 @@ class _Guided:
             for value in store.get((NAME, nth)):
                 if value.step == moment.step:
                     found[nth] = value.tensor
-            store.drop((NAME, nth))
+        store.drop(NAME)
         return found
 
     def _predict(self, moment: Moment, conditional: Any) -> tuple[list[Any], Any]:

@@ -10,6 +10,7 @@ import torch
 from autocache.runtime.distance import relative_l1
 from autocache.runtime.moment import Moment
 from autocache.runtime.outputs import time_at
+from autocache.runtime.store import Piece
 
 if TYPE_CHECKING:
     from autocache.runtime.part import Part
@@ -60,7 +61,7 @@ class Span:
         self.flow = stack.flow
         self.returns = stack.flow.names
         self.raw_input = raw_input
-        self.expected = spans * len(self.returns)
+        self.expected = spans
         self.clones = False
         """The model writes into its streams: what came in must be copied to be kept."""
 
@@ -107,8 +108,8 @@ class Span:
         pairs = zip(kept.streams, streams, self.returns, strict=True)
         others = (nth for nth, other in enumerate(kept.others) if other is _STORED)
         return all(
-            not has or moment.store.get((self.name, n), like=s) for has, s, n in pairs
-        ) and all(moment.store.get((self.name, nth)) for nth in others)
+            not has or moment.store.has((self.name, n), like=s) for has, s, n in pairs
+        ) and all(moment.store.has((self.name, nth)) for nth in others)
 
     def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
         """The streams as they leave a skipped span."""
@@ -130,36 +131,28 @@ class Span:
         if self._written_to(flight):
             self.clones = True
             return
-        kept = []
+        if moment.store.refuses(self.name):
+            return
         how = self.part.recipe.how
-        time = time_at(moment) if how.timed else None
+        pieces, has = [], []
         for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
+            has.append(stream is not None and after is not None)
             if stream is None or after is None:
-                kept.append(False)
                 continue
             if stream.shape != after.shape:
                 # A stream that changes its length on the way has no residual: never skipped.
                 return
-            kept.append(True)
             residual = stream.clone() if self.raw_input else after - stream
-            moment.store.put(
-                (self.name, name),
-                residual,
-                moment.step,
-                keep=how.keep,
-                time=time,
-                owned=True,
-                expected=self.expected,
-            )
-        moment.kept[self.name] = Kept(tuple(kept), self._keep_others(moment, output))
-
-    def _keep_others(self, moment: Moment, output: Any) -> tuple[Any, ...]:
+            pieces.append(Piece((self.name, name), residual, how.keep, owned=True))
         others = list(self.flow.others(output))
         for nth, other in enumerate(others):
             if isinstance(other, torch.Tensor):
-                moment.store.put((self.name, nth), other, moment.step)
+                pieces.append(Piece((self.name, nth), other))
                 others[nth] = _STORED
-        return tuple(others)
+        time = time_at(moment) if how.timed else None
+        store = moment.store
+        if store.put_all(self.name, pieces, moment.step, time=time, expected=self.expected):
+            moment.kept[self.name] = Kept(tuple(has), tuple(others))
 
     def _written_to(self, flight: Flight) -> bool:
         pairs = zip(flight.streams, flight.versions, strict=True)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from autocache.errors import MemoryLimitError
-from autocache.runtime.store import Ledger, Store, parse_bytes
+from autocache.runtime.ledger import Ledger
+from autocache.runtime.sizes import parse_bytes
+from autocache.runtime.store import Piece, Store
 
 
 def test_bytes_are_accounted_for():
@@ -74,7 +76,7 @@ def test_limit_is_refused_with_what_would_fit():
     store = Store(ledger)
     store.put("a", torch.zeros(100), 0)
     with pytest.raises(MemoryLimitError, match=r"7\.812 KiB per guidance branch"):
-        store.put("b", torch.zeros(200), 0, expected=10)
+        store.put_all("b", [Piece(("b", 0), torch.zeros(190))], 0, expected=10)
     assert ledger.held == 400
 
 

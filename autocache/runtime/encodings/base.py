@@ -32,6 +32,8 @@ class Held:
     """One tensor in some form; `shape`, `dtype` and `device` are those it had."""
 
     __slots__ = ("bytes", "device", "dtype", "encoding", "parts", "shape")
+    away = False
+    """Its bytes are on the host, and the device computes elsewhere."""
 
     def __init__(self, encoding: Encoding, tensor: torch.Tensor) -> None:
         self.encoding = encoding
@@ -43,9 +45,6 @@ class Held:
     def place(self) -> torch.device:
         """Where its bytes are."""
         return self.device
-
-    def fetch(self) -> None:
-        """It is wanted soon."""
 
     def decode(self) -> torch.Tensor:
         return self.encoding.decode(self.parts, self.dtype)

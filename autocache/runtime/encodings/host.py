@@ -21,12 +21,15 @@ class HeldOnHost(Held):
     waits only for what it needs. What was fetched is on the device until it is decoded.
     """
 
-    __slots__ = ("_back", "_there")
+    __slots__ = ("_back", "_there", "lent")
+    away = True
 
     def __init__(self, encoding: Encoding, tensor: torch.Tensor) -> None:
         super().__init__(encoding, tensor)
         self._back: Parts | None = None
         self._there: Any = None
+        self.lent = 0
+        """Bytes on the device that were asked for, for what was fetched."""
         stream = _stream(self.device)
         if stream is not None:
             stream.wait_stream(_current(self.device))
@@ -38,12 +41,8 @@ class HeldOnHost(Held):
     def place(self) -> torch.device:
         return HOST
 
-    @property
-    def fetched(self) -> bool:
-        """Whether it is on the device, or on its way there."""
-        return self._back is not None
-
     def fetch(self) -> None:
+        """Begin to copy it back."""
         if self._back is not None:
             return
         stream = _stream(self.device)
