@@ -29,7 +29,7 @@ FILES = (".yaml", ".yml")
 """How the name of a profile's file ends."""
 
 _TAKEN = ("target", "strategy")
-FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit")
+FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit", "memory_fit")
 """Keyword arguments of `autocache.patch` that are no strategy's."""
 
 Named = tuple[str, dict[str, Any]]

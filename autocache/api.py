@@ -11,13 +11,13 @@ from torch import nn
 
 from autocache import strategy as _strategies
 from autocache.choice import Chosen, choose
-from autocache.errors import ParameterError, PatchError
+from autocache.errors import PatchError
+from autocache.memory import ledger
 from autocache.planning import install, plan
 from autocache.run_stats import RunStats, collect
 from autocache.runtime.parallelism import given_group
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
-from autocache.runtime.sizes import parse_bytes
 from autocache.spec import registry
 from autocache.strategy.composition import Composition
 from autocache.strategy.recipe import Strategy
@@ -123,6 +123,7 @@ def patch(
     enabled: bool = True,
     dry_run: bool = False,
     memory_limit: int | str | None = None,
+    memory_fit: str | Sequence[str] | None = None,
     group: Any = None,
     **params: Any,
 ) -> Patch:
@@ -141,7 +142,12 @@ def patch(
             it rests on.
         enabled: False installs everything and acts on nothing until `Patch.enabled` is set.
         dry_run: compute everything, and record what would have been skipped and at what error.
-        memory_limit: most bytes to keep per denoiser, such as `2**30` or `"1GiB"`.
+        memory_limit: most bytes to keep at any moment, such as `2**30` or `"1GiB"`: for all
+            denoisers, guidance branches and requests of this patch together.
+        memory_fit: the ways to keep to `memory_limit` in the order they are tried: "host" (moved
+            there, where the device is not the host), "bf16", "fp8", "int8" (less precision, for all
+            that is kept), and last "fewer" (what finds no room is computed). Without "fewer", what
+            does not fit is an error. The default is `("host", "fewer")`, which cost no quality.
         group: the processes that work on one generation together, as a `torch.distributed` process
             group or a mesh of one dimension, where an engine of one's own spreads it over them:
             what a rule measures is then the mean over all of them. diffusers' context parallelism,
@@ -166,13 +172,11 @@ def patch(
     enabled = chosen.option("enabled", enabled, True)
     dry_run = chosen.option("dry_run", dry_run, False)
     memory_limit = chosen.option("memory_limit", memory_limit, None)
-    try:
-        limit = parse_bytes(memory_limit)
-    except ValueError as error:
-        raise ParameterError(f"memory_limit={memory_limit!r}: {error}") from None
+    memory_fit = chosen.option("memory_fit", memory_fit, None)
+    books = ledger(memory_limit, memory_fit)
     models = denoisers(target, spec, chosen.strategy)
     together = given_group(group)
-    planned = plan(models, chosen.strategy, spec, limit, dry_run, chosen.expectations())
+    planned = plan(models, chosen.strategy, spec, books, dry_run, chosen.expectations())
     if not isinstance(target, nn.Module):
         for session, _ in planned:
             session.accept(target)

@@ -18,6 +18,7 @@ from autocache.spec.bind import bind
 from autocache.targets import config_of, uncompiled
 
 if TYPE_CHECKING:
+    from autocache.runtime.ledger import Ledger
     from autocache.strategy.composition import Composition
     from autocache.strategy.recipe import Strategy
     from autocache.tuning.expectations import Expectations
@@ -46,7 +47,7 @@ def _of(
     entry: nn.Module,
     strategy: Strategy | Composition,
     spec: Any,
-    limit: int | None,
+    ledger: Ledger,
     dry_run: bool,
     expected: Expectations | None,
 ) -> tuple[Session, list]:
@@ -64,7 +65,7 @@ def _of(
     recipes = strategy.recipes(bound, config_of(model))
     if expected is not None:
         recipes = expected.adapted(recipes)
-    session = Session(model, bound, recipes, limit, dry_run, entry)
+    session = Session(model, bound, recipes, ledger, dry_run, entry)
     session.expected = expected
     return session, sites(session, bound)
 

@@ -21,11 +21,11 @@ from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.schedulers import scheduler_name
-from autocache.runtime.store import Ledger
 from autocache.runtime.subject import Subject
 from autocache.runtime.track import Branch, Here, Track
 
 if TYPE_CHECKING:
+    from autocache.runtime.ledger import Ledger
     from autocache.spec.bind import Bound
     from autocache.strategy.recipe import Recipe
     from autocache.tuning.expectations import Expectations
@@ -48,7 +48,7 @@ class Session:
         model: nn.Module,
         bound: Bound,
         recipes: Sequence[Recipe],
-        limit: int | None,
+        ledger: Ledger,
         dry_run: bool,
         entry: nn.Module | None = None,
     ) -> None:
@@ -73,7 +73,8 @@ class Session:
             for part in self.parts
             if (around := part.recipe.where.around(bound, part)) is not None
         ]
-        self._limit = limit
+        self.ledger = ledger
+        """That of all denoisers of the patch."""
         self._told = not any(part.recipe.where.skips for part in self.parts)
         self._pipelines: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._fresh()
@@ -81,7 +82,6 @@ class Session:
     def _fresh(self) -> None:
         self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
         self.here = Here(self._tracks, len(self.parts))
-        self.ledger = Ledger(self._limit)
         self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
         self.placed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         """The modules it intercepts."""
@@ -120,6 +120,7 @@ class Session:
         copied._pipelines = weakref.WeakKeyDictionary(
             {memo[id(p)]: name for p, name in self._pipelines.items() if id(p) in memo}
         )
+        copied.ledger = copy.deepcopy(self.ledger, memo)
         copied.parts = copy.deepcopy(self.parts, memo)
         copied.arounds = copy.deepcopy(self.arounds, memo)
         if copied.arounds:
@@ -275,6 +276,8 @@ class Session:
             track.start_midway()
             track.ranks = parallelism.ranks_of(self)
             self.generations += 1
+        if self.ledger.budget is not None:
+            self.ledger.budget.tell((track.clock.generation, track.clock.step))
         self.stale |= new
         if not self.enabled:
             return
@@ -330,12 +333,13 @@ class Session:
 
     def _branch(self, track: Track, name: str, shape: tuple) -> Branch:
         if track.shared is None:
-            track.shared = Branch(self.ledger, (), len(self.parts))
+            track.shared = Branch(self.ledger, self.label, (), [None] * len(self.parts))
         branch = track.branches.get(name)
         if branch is None or branch.shape != shape:
             if branch is not None:
                 branch.clear()
-            branch = track.branches[name] = Branch(self.ledger, shape, len(self.parts))
+            beside = [(id(track), part.index) for part in self.parts]
+            branch = track.branches[name] = Branch(self.ledger, self.label, shape, beside)
         return branch
 
     def end(self) -> None:
@@ -358,6 +362,8 @@ class Session:
         self.blocks_skipped += record.blocks_skipped
         self.attention_skipped += record.attention_skipped
         self.seconds += record.seconds
+        if self.ledger.budget is not None:
+            self.ledger.budget.check()
 
     def step_ended(
         self, sample: torch.Tensor | None, start: int | None = None, end: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autocache.runtime.clock import Clock
@@ -12,19 +12,22 @@ from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.progress import progress
 from autocache.runtime.ranks import ALONE, Ranks
 from autocache.runtime.response import Response, gain, responses
-from autocache.runtime.store import Ledger, Store
+from autocache.runtime.store import Store
 
 if TYPE_CHECKING:
     import torch
 
+    from autocache.runtime.ledger import Ledger
     from autocache.runtime.record import StepRecord
 
 
 class Branch:
     """What one guidance branch remembers within a generation, for each part of the strategy."""
 
-    def __init__(self, ledger: Ledger, shape: tuple, parts: int) -> None:
-        self.states = [State(Store(ledger)) for _ in range(parts)]
+    def __init__(
+        self, ledger: Ledger, denoiser: str, shape: tuple, groups: Sequence[Hashable]
+    ) -> None:
+        self.states = [State(Store(ledger, group, denoiser)) for group in groups]
         self.shape = shape
 
     def clear(self) -> None:
