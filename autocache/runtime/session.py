@@ -126,6 +126,10 @@ class Session:
         if copied.arounds:
             root.surround(copied)
         copied._fresh()
+        if self.patch is not None:
+            # Not the original's, which would keep the original alive.
+            copied.patch = copy.deepcopy(self.patch, memo)
+            copied.patch.adopt(copied)
         copied._listen()
         return copied
 
