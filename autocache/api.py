@@ -80,6 +80,7 @@ class Patch:
         """Drop everything cached and recorded; the next call starts a generation."""
         for session in self._sessions:
             session.forget()
+            session.ledger.restart()
             session.clear_records()
 
     def stats(self) -> RunStats:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autocache import memory_use
+
 if TYPE_CHECKING:
+    from autocache.memory_use import MemoryUse
     from autocache.runtime.record import StepRecord
     from autocache.runtime.session import Session
 
@@ -32,8 +35,9 @@ class Calls:
 class RunStats:
     """Totals since the patch or the last `Patch.reset()`, and the record of the latest calls.
 
-    `seconds` is host time in the denoiser; `bytes_held` and `bytes_peak` are cached tensors. After
-    a dry run all calls were run, and the steps say what would have been skipped, at what error.
+    `seconds` is host time in the denoiser; `bytes_held` and `bytes_peak` are cached tensors on the
+    devices that compute, and `memory` says where they are. After a dry run all calls were run, and
+    the steps say what would have been skipped, at what error.
     """
 
     strategy: str
@@ -51,6 +55,7 @@ class RunStats:
     bytes_held: int
     bytes_peak: int
     steps: tuple[StepRecord, ...]
+    memory: MemoryUse
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -69,13 +74,11 @@ class RunStats:
             "passes": self.passes,
             **{k: {"run": c.run, "total": c.total, "share": c.share} for k, c in calls.items()},
             "seconds": {"denoiser": self.seconds},
-            "bytes": {"held": self.bytes_held, "peak": self.bytes_peak},
+            "bytes": self.memory.to_dict(),
             "steps": [dataclasses.asdict(step) for step in self.steps],
         }
 
     def __str__(self) -> str:
-        from autocache.runtime.sizes import readable_bytes
-
         rows = {
             "strategy": self.strategy,
             **({"profile": self.profile} if self.profile else {}),
@@ -86,7 +89,7 @@ class RunStats:
             "block calls run": str(self.blocks),
             "attention calls run": str(self.attention),
             "denoiser time": f"{self.seconds:.2f} s",
-            "cached": f"{readable_bytes(self.bytes_held)}, peak {readable_bytes(self.bytes_peak)}",
+            **self.memory.rows(),
             "last generation": self._map(),
         }
         shares = {self.denoiser.share, self.blocks.share, self.attention.share}
@@ -113,6 +116,7 @@ class RunStats:
 def collect(sessions: Sequence[Session]) -> RunStats:
     """The stats of one pipeline's denoisers together."""
     patch = sessions[0].patch
+    memory = memory_use.collect(list({id(s.ledger): s.ledger for s in sessions}.values()))
     files = [str(s.spec.file) if s.spec.file else None for s in sessions]
     passes = sum(s.passes for s in sessions)
     blocks = sum(s.passes * s.block_count for s in sessions)
@@ -129,7 +133,8 @@ def collect(sessions: Sequence[Session]) -> RunStats:
         blocks=Calls(blocks - sum(s.blocks_skipped for s in sessions), blocks),
         attention=Calls(attention - sum(s.attention_skipped for s in sessions), attention),
         seconds=sum(s.seconds for s in sessions),
-        bytes_held=sum(s.ledger.held for s in sessions),
-        bytes_peak=sum(s.ledger.peak for s in sessions),
+        bytes_held=memory.held,
+        bytes_peak=memory.peak,
+        memory=memory,
         steps=tuple(record for s in sessions for record in s.records),
     )

@@ -22,10 +22,10 @@ logger = logging.getLogger("autocache")
 class Budget:
     """Promises bytes to claims, and never more than the limit in all.
 
-    The encodings among the `ways` are tried in their order, each for all that places keep: the
-    first in which everything fits, by what is known of it so far. What does not fit in it goes to
-    the host or is refused, and is computed then. Where a guidance branch comes that was not known
-    of, the encoding may change, and other branches give places up until all have as many.
+    Everything is held as it is until something does not fit. Then the encodings among the `ways`
+    are tried in their order, each for all that places keep: the first in which everything fits, by
+    what is known of it so far. What does not fit in it goes to the host or is refused, and is
+    computed then. Other guidance branches give places up until all have as many.
     """
 
     def __init__(self, limit: int, ways: tuple[str, ...]) -> None:
@@ -109,7 +109,8 @@ class Budget:
         if store.useless:
             claim.refused = self.short = True
             return
-        self._choose(claim.device)
+        if self.promised + claim.size(self._encoding) > self.limit:
+            self._choose(claim.device)
         claim.encoding = PLAIN if claim.exact else self._encoding
         need = claim.size(claim.encoding)
         while self.promised + need > self.limit:

@@ -15,14 +15,14 @@ def choice(limit: int, branches: Sequence[Claims]) -> str:
     kept = [claim for claim in claims if not claim.refused]
     forms = sorted({claim.encoding.name for claim in kept})
     away = sum(claim.away for claim in kept)
-    words = [
-        f"memory_limit {readable_bytes(limit)}: about {_needs(branches)} to keep",
-        f"kept {' and '.join(forms)}" if forms else "",
-        f"{away} of {len(kept)} places on the host" if away else "",
-    ]
+    words = [f"memory_limit={readable_bytes(limit)}: about {_needs(branches)} to keep"]
+    if forms:
+        words.append(f"held {' and '.join(forms)}")
+    if away:
+        words.append(f"{away} of {len(kept)} places on the host")
     if len(kept) < len(claims):
         words.append(f"{len(kept)} of {len(claims)} places keep anything, the others are computed")
-    return "; ".join(word for word in words if word)
+    return "; ".join(words)
 
 
 def refusal(limit: int, branches: Sequence[Claims]) -> str:
@@ -35,28 +35,25 @@ def refusal(limit: int, branches: Sequence[Claims]) -> str:
 
 
 def _needs(branches: Sequence[Claims]) -> str:
-    count = sum(1 for claims in branches if places(claims))
+    count = len(branches)
     several = f" in {count} guidance branches" if count > 1 else " per guidance branch"
     return readable_bytes(wanted(branches, PLAIN)) + several
 
 
 def _ways(limit: int, branches: Sequence[Claims]) -> str:
-    """In numbers, what each way would come to, and which would do."""
-    forms = [PLAIN, *LOSSY.values()]
-    sizes = {form.name: wanted(branches, form) for form in forms}
-    told = ", ".join(f"{readable_bytes(sizes[name])} as {name}" for name in LOSSY)
-    enough = [f"memory_fit={name!r}" for name in LOSSY if sizes[name] <= limit]
-    smallest = {form.name: least(branches, form) for form in forms}
-    if smallest[PLAIN.name] <= limit:
-        enough.append("memory_fit='fewer' for a part of it")
-    else:
-        enough += [
-            f"memory_fit=({name!r}, 'fewer') for a part of it"
-            for name in LOSSY
-            if smallest[name] <= limit < sizes[name]
-        ]
-    devices = {claim.device.type for found in branches for claim in found.values()}
-    if devices - {"cpu"}:
-        enough.append("memory_fit='host'")
-    fits = f"; {' or '.join(enough)} would fit" if enough else ""
-    return f" ({told}; the smallest part of it is {readable_bytes(smallest[PLAIN.name])}){fits}"
+    """In numbers what each way comes to, and the first that would do."""
+    if not any(places(claims) for claims in branches):
+        return " only to decide"
+    whole = {form.name: wanted(branches, form) for form in (PLAIN, *LOSSY.values())}
+    part = {form.name: least(branches, form) for form in (PLAIN, *LOSSY.values())}
+    told = ", ".join(f"{readable_bytes(whole[name])} as {name}" for name in LOSSY)
+    found = f" ({told}; the smallest part of it takes {readable_bytes(part[PLAIN.name])})"
+    devices = {claim.device.type for claims in branches for claim in claims.values()}
+    enough = ["memory_fit='host'"] if devices - {"cpu"} else []
+    enough += [f"memory_fit={name!r}" for name in LOSSY if whole[name] <= limit][:1]
+    enough += [f"{_fewer(name)} for a part of it" for name in part if part[name] <= limit][:1]
+    return f"{found}; enough is {' or '.join(enough)}" if enough else found
+
+
+def _fewer(form: str) -> str:
+    return f"memory_fit=({form!r}, 'fewer')" if form in LOSSY else "memory_fit='fewer'"
