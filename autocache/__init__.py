@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autocache import demo, errors, how, probe, when, where
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
+    from autocache.requests import Request, request
     from autocache.run_stats import RunStats
     from autocache.tuning.calibrate import calibrate
     from autocache.tuning.profile import Profile
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 _HOME = {
     "Patch": "api",
     "Profile": "tuning.profile",
+    "Request": "requests",
     "RunStats": "run_stats",
     "calibrate": "tuning.calibrate",
     "is_patched": "api",
     "patch": "api",
     "patched": "api",
+    "request": "requests",
     "specs": "api",
     "stats": "api",
     "strategies": "api",
@@ -36,6 +39,7 @@ _MODULES = ("demo", "errors", "how", "probe", "when", "where")
 __all__ = [
     "Patch",
     "Profile",
+    "Request",
     "RunStats",
     "calibrate",
     "demo",
@@ -45,6 +49,7 @@ __all__ = [
     "patch",
     "patched",
     "probe",
+    "request",
     "specs",
     "stats",
     "strategies",

@@ -13,15 +13,14 @@ from autocache import strategy as _strategies
 from autocache.choice import Chosen, choose
 from autocache.errors import PatchError
 from autocache.memory import ledger
-from autocache.planning import install, plan
+from autocache.planning import install, plan, sessions_of, take_off
 from autocache.run_stats import RunStats, collect
 from autocache.runtime.parallelism import given_group
-from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.spec import registry
 from autocache.strategy.composition import Composition
 from autocache.strategy.recipe import Strategy
-from autocache.targets import denoisers, describe, modules, uncompiled
+from autocache.targets import denoisers, describe
 from autocache.tuning.profile import Profile
 
 if TYPE_CHECKING:
@@ -81,16 +80,19 @@ class Patch:
         for session in self._sessions:
             session.forget()
             session.ledger.restart()
-            session.clear_records()
+            session.totals.clear()
 
     def stats(self) -> RunStats:
         """What was computed and skipped so far."""
         return collect(self._sessions)
 
     def unpatch(self) -> None:
-        """Take everything off again. Doing so twice is allowed."""
-        for session in self._sessions:
-            session.remove()
+        """Take everything off again. Doing so twice is allowed.
+
+        Raises:
+            ConcurrencyError: a call of a denoiser is under way, in another thread for instance.
+        """
+        take_off(self._sessions)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Patch:
         # The sessions of the models that are copied along put themselves in.
@@ -194,9 +196,12 @@ def patch(
 
 
 def unpatch(target: Any) -> None:
-    """Take every patch off a pipeline or model; nothing happens where there is none."""
-    for session in _sessions(target):
-        session.remove()
+    """Take every patch off a pipeline or model; nothing happens where there is none.
+
+    Raises:
+        ConcurrencyError: a call of a denoiser is under way, in another thread for instance.
+    """
+    take_off(sessions_of(target))
 
 
 @contextlib.contextmanager
@@ -210,7 +215,7 @@ def patched(
 
 def is_patched(target: Any) -> bool:
     """Whether any denoiser of the target is patched."""
-    return bool(_sessions(target))
+    return bool(sessions_of(target))
 
 
 def stats(target: Any) -> RunStats:
@@ -219,7 +224,7 @@ def stats(target: Any) -> RunStats:
     Raises:
         PatchError: it is not patched.
     """
-    found = _sessions(target)
+    found = sessions_of(target)
     if not found:
         raise PatchError(f"{describe(target)} is not patched; call autocache.patch on it first")
     return collect(found)
@@ -227,7 +232,7 @@ def stats(target: Any) -> RunStats:
 
 def attach(pipeline: Any) -> None:
     """Let patched denoisers of a pipeline take its scheduler's signals."""
-    for session in _sessions(pipeline):
+    for session in sessions_of(pipeline):
         session.attach(pipeline)
 
 
@@ -239,8 +244,3 @@ def strategies() -> list[StrategyInfo]:
 def specs() -> list[SpecInfo]:
     """The model specs there are, by name."""
     return registry.specs()
-
-
-def _sessions(target: Any) -> list[Session]:
-    found = (session_of(uncompiled(module)) for _, module in modules(target))
-    return [session for session in dict.fromkeys(found) if session is not None]

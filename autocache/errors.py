@@ -42,6 +42,10 @@ class PatchError(AutocacheError):
     """The model cannot be instrumented as it stands."""
 
 
+class ConcurrencyError(PatchError):
+    """Two generations at once would share what can only serve one at a time."""
+
+
 class DeviceError(AutocacheError):
     """A device that was asked for is unknown, absent, or lacks what its vendor provides."""
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from autocache.errors import DoesNotApplyError, PatchError
+from autocache.runtime import alone
 from autocache.runtime.changes import sites
 from autocache.runtime.intercept import remove, site_of
 from autocache.runtime.root import session_of
 from autocache.runtime.session import Session
 from autocache.spec import registry
 from autocache.spec.bind import bind
-from autocache.targets import config_of, uncompiled
+from autocache.targets import config_of, modules, uncompiled
 
 if TYPE_CHECKING:
     from autocache.runtime.ledger import Ledger
@@ -72,6 +73,11 @@ def _of(
 
 def install(planned: list[tuple[Session, list]]) -> None:
     """Instrument all of them; on any failure every one is as it was, with its former patch."""
+    with alone.changing:
+        _install(planned)
+
+
+def _install(planned: list[tuple[Session, list]]) -> None:
     undo: list[Callable[[], None]] = []
     try:
         for session, found in planned:
@@ -86,6 +92,23 @@ def install(planned: list[tuple[Session, list]]) -> None:
         for step in reversed(undo):
             step()
         raise
+
+
+def sessions_of(target: Any) -> list[Session]:
+    """The patched denoisers of a pipeline, or the one that a model is."""
+    found = (session_of(uncompiled(module)) for _, module in modules(target))
+    return [session for session in dict.fromkeys(found) if session is not None]
+
+
+def take_off(sessions: Sequence[Session]) -> None:
+    """Take all of them off their models, or none.
+
+    Raises:
+        ConcurrencyError: a call of a denoiser is under way.
+    """
+    with alone.only(sessions):
+        for session in sessions:
+            session.remove()
 
 
 def _refuse_foreign(session: Session, found: list) -> None:

@@ -118,23 +118,24 @@ def collect(sessions: Sequence[Session]) -> RunStats:
     patch = sessions[0].patch
     memory = memory_use.collect(list({id(s.ledger): s.ledger for s in sessions}.values()))
     files = [str(s.spec.file) if s.spec.file else None for s in sessions]
-    passes = sum(s.passes for s in sessions)
-    blocks = sum(s.passes * s.block_count for s in sessions)
-    attention = sum(s.passes * s.attention_count for s in sessions)
+    totals = [s.totals for s in sessions]
+    passes = sum(t.passes for t in totals)
+    blocks = sum(s.totals.passes * s.block_count for s in sessions)
+    attention = sum(s.totals.passes * s.attention_count for s in sessions)
     return RunStats(
         strategy=patch.strategy.name,
         parameters=patch.strategy.parameters(),
         profile=patch.profile,
         model=", ".join(dict.fromkeys(s.label for s in sessions)),
         spec_file=", ".join(dict.fromkeys(file for file in files if file)) or None,
-        generations=max(s.generations for s in sessions),
+        generations=max(t.generations for t in totals),
         passes=passes,
-        denoiser=Calls(passes - sum(s.passes_skipped for s in sessions), passes),
-        blocks=Calls(blocks - sum(s.blocks_skipped for s in sessions), blocks),
-        attention=Calls(attention - sum(s.attention_skipped for s in sessions), attention),
-        seconds=sum(s.seconds for s in sessions),
+        denoiser=Calls(passes - sum(t.passes_skipped for t in totals), passes),
+        blocks=Calls(blocks - sum(t.blocks_skipped for t in totals), blocks),
+        attention=Calls(attention - sum(t.attention_skipped for t in totals), attention),
+        seconds=sum(t.seconds for t in totals),
         bytes_held=memory.held,
         bytes_peak=memory.peak,
         memory=memory,
-        steps=tuple(record for s in sessions for record in s.records),
+        steps=tuple(record for t in totals for record in t.records),
     )

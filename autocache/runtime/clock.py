@@ -60,6 +60,27 @@ class Clock:
         self._calls.clear()
         return self.step == self.total
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a scheduler announced a generation that it has not taken all steps of."""
+        return self._driven and (self.total is None or self.step < self.total)
+
+    @property
+    def awaits_first(self) -> bool:
+        """Whether it was announced, and nothing of it has come yet."""
+        return self._announced
+
+    @property
+    def last(self) -> tuple[float | None, int]:
+        """The time of the last call that was placed by it, and 1 or -1 as time goes; 0 where that
+        is not known."""
+        return self._time, self._direction
+
+    def close(self) -> None:
+        """The generation is over, however far it came."""
+        self._announced = False
+        self.restart()
+
     def restart(self) -> None:
         """Whatever comes next belongs to a new generation."""
         self._began = self._time = None
@@ -81,8 +102,7 @@ class Clock:
             self._announced = False
             self._began = time if self.step == 0 else None
             return True
-        in_time = self._driven and (self.total is None or self.step < self.total)
-        if in_time and not self._is_left_behind(time):
+        if self.under_way and not self._is_left_behind(time):
             return False
         self._driven = False
         new = self._moves_to(time())

@@ -5,24 +5,27 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from autocache.errors import PatchError
-from autocache.runtime import changes, intercept, parallelism, root, signals
+from autocache.errors import ConcurrencyError, PatchError
+from autocache.runtime import alone, changes, intercept, parallelism, root, runs, signals, stacks
 from autocache.runtime.arguments import Arguments, latents, shape
+from autocache.runtime.compiled import Compiled
 from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.schedulers import scheduler_name
+from autocache.runtime.scope import present
 from autocache.runtime.subject import Subject
-from autocache.runtime.track import Branch, Here, Track
+from autocache.runtime.totals import Totals
+from autocache.runtime.track import Branch, Here, Track, Tracks
 
 if TYPE_CHECKING:
     from autocache.runtime.ledger import Ledger
@@ -35,9 +38,6 @@ logger = logging.getLogger("autocache")
 
 LONG_ENOUGH = 4
 """Calls of a generation from which on it is worth a word that none of them skipped anything."""
-
-KEPT_RECORDS = 4096
-"""Denoiser calls whose record is kept, the latest ones; totals count all."""
 
 
 class Session:
@@ -80,26 +80,22 @@ class Session:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._tracks: weakref.WeakSet[Track] = weakref.WeakSet()
-        self.here = Here(self._tracks, len(self.parts))
-        self.records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
+        self.tracks = Tracks()
+        self.here = Here(self.tracks, len(self.parts))
+        self.gate = alone.Gate()
+        self.compiled = Compiled(self)
+        self.totals = Totals()
         self.placed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         """The modules it intercepts."""
         self.anatomy: int | None = None
-        """What the model was made of when they were chosen."""
+        """What the model was made of when they were chosen; None for a copy of another."""
         self.stale = True
         """The model may be made of other modules than those it acts on."""
-        self._zero()
 
     def count(self, bound: Bound) -> None:
         """How much there is to skip."""
         self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
-
-    def _zero(self) -> None:
-        self.passes = self.passes_skipped = self.generations = 0
-        self.blocks_skipped = self.attention_skipped = 0
-        self.seconds = 0.0
 
     @property
     def model(self) -> nn.Module | None:
@@ -140,8 +136,9 @@ class Session:
 
     @property
     def track(self) -> Track:
-        """The present thread's track."""
-        return self.here.track
+        """The way that calls made here and now are on: the thread's own, or the request's."""
+        scope = present()
+        return self.here.own if scope is None else scope.track(self.here)
 
     @property
     def pipelines(self) -> list[Any]:
@@ -160,7 +157,10 @@ class Session:
             PatchError: the strategy cannot act on it.
         """
         self.accept(pipeline)
-        name = self._pipelines[pipeline] = scheduler_name(pipeline, self.model)
+        name = scheduler_name(pipeline, self.model)
+        # Replaced and never changed: other threads may be in a loop over it.
+        self._pipelines = weakref.WeakKeyDictionary({**self._pipelines, pipeline: name})
+        signals.hear_calls(pipeline)
         signals.hear_changes(pipeline)
         scheduler = getattr(pipeline, name, None)
         if scheduler is not None:
@@ -200,17 +200,53 @@ class Session:
 
     def announced(self, scheduler: Any) -> None:
         """A scheduler that it holds was given its timesteps."""
-        self.track.clock.announce(len(scheduler.timesteps))
-        self.track.scheduler = weakref.ref(scheduler)
+        track = self.track
+        for other in self.tracks.all():
+            other.ousted |= other is not track and other.drives(scheduler)
+        track.ousted = False
+        track.forget()
+        track.caller.announces()
+        track.clock.announce(len(scheduler.timesteps))
+        track.scheduler = weakref.ref(scheduler)
+
+    def admit(self, scheduler: Any) -> None:
+        """Raises ConcurrencyError when a step here would take one from a generation elsewhere."""
+        track = self.track
+        taken = any(
+            other is not track and other.drives(scheduler) and not other.clock.awaits_first
+            for other in self.tracks.all()
+        )
+        if taken or track.ousted or (track.drives(scheduler) and track.caller.is_other()):
+            raise ConcurrencyError(
+                f"the {type(scheduler).__name__} is stepped by turns for more than one generation; "
+                f"{runs.REMEDY}"
+            )
+
+    def started(self) -> None:
+        """A pipeline that runs this denoiser was called: what comes here belongs to that."""
+        self.track.caller.known = True
+
+    def finished(self) -> None:
+        """The call of the pipeline is over, however it ended."""
+        self.track.finish()
+
+    def scheduler_name(self, pipeline: Any) -> str:
+        """Under which name a pipeline that runs this denoiser has the scheduler that drives it."""
+        return self._pipelines[pipeline]
 
     def holds(self, scheduler: object) -> bool:
         """Whether a pipeline that runs this denoiser holds the scheduler now."""
         return any(getattr(p, name, None) is scheduler for p, name in self._pipelines.items())
 
     def drop(self) -> None:
-        """Drop every cached tensor."""
-        for track in list(self._tracks):
-            track.forget()
+        """Drop every cached tensor; those of a call under way when that is over."""
+        tracks, model = self.tracks.all(), self.model
+        for track in tracks:
+            track.spoiled = True
+        busy = stacks.callers(model) if model is not None else {}
+        for track in tracks:
+            if track.thread not in busy:
+                track.forget()
 
     def altered(self) -> None:
         """The model is about to compute something else: what is cached does not stand in for it."""
@@ -220,12 +256,8 @@ class Session:
     def forget(self) -> None:
         """Drop every cached tensor; the next call starts a generation."""
         self.drop()
-        for track in list(self._tracks):
+        for track in self.tracks.all():
             track.clock.restart()
-
-    def clear_records(self) -> None:
-        self.records.clear()
-        self._zero()
 
     def surrounded(self) -> bool:
         """Whether the slot around the denoiser has begun the call, and will end it.
@@ -243,27 +275,35 @@ class Session:
 
     def surround(self, inner: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         """One denoiser call, of which the strategy may skip all or a part."""
-        self.begin(args, kwargs)
-        track = self.here.track
-        track.surrounded = True
+        track = self.track
         proceed = inner
         for around in reversed(self.arounds):
             proceed = functools.partial(_inside, around, proceed)
         try:
+            self.begin(args, kwargs)
+            track.surrounded = True
             output = proceed(*args, **kwargs)
-        finally:
-            track.surrounded = False
+        except BaseException:
+            self.abandon()
+            raise
+        track.surrounded = False
         self.end()
         return output
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
         """A denoiser call begins."""
-        here = self.here
-        track, here.acting = here.track, here.idle
+        here, track = self.here, self.track
+        if self.gate.closed:
+            self.gate.wait()
         if track.call is not None:
-            # The call before never ended: it raised. What it left is of no generation any more.
+            self._broken_off(track)
+        if track is not here.track:
+            track.outer = (here.track, here.acting) if here.track.call is not None else None
+            here.track = track
+        here.acting = here.idle
+        track.thread = threading.get_ident()
+        if track.spoiled:
             track.forget()
-            track.clock.restart()
         for pipeline, name in list(self._pipelines.items()):
             signals.catch_up(getattr(pipeline, name, None))
         if self._arranges and self.enabled and not self._pipelines:
@@ -272,21 +312,25 @@ class Session:
                 f"no pipeline is known to run this {self.label}; patch the pipeline instead, or "
                 "give your own loop fewer steps"
             )
+        self.compiled.look()
         if self._arguments.writes_caches(args, kwargs):
             return
+        if self.enabled and not track.caller.known and track.caller.is_other():
+            self._take_turns(track, args, kwargs)
         new, name = track.clock.enter(lambda: self._arguments.time(args, kwargs))
         if new:
             track.forget()
             track.start_midway()
             track.ranks = parallelism.ranks_of(self)
-            self.generations += 1
+            track.number = self.totals.begin()
         if self.ledger.budget is not None:
-            self.ledger.budget.tell((track.clock.generation, track.clock.step))
+            self.ledger.budget.tell((track.number, track.clock.step))
         self.stale |= new
         if not self.enabled:
             return
         if self.stale:
             changes.follow(self)
+            self.compiled.find()
         call = track.call = self._call(track, name, args, kwargs)
         if self.expected is not None:
             self.expected.check(self, track, call)
@@ -306,7 +350,7 @@ class Session:
         clock = track.clock
         record = StepRecord(
             self.label,
-            clock.generation,
+            track.number,
             name,
             clock.step,
             self.block_count,
@@ -346,11 +390,23 @@ class Session:
             branch = track.branches[name] = Branch(self.ledger, self.label, shape, beside)
         return branch
 
+    def abandon(self) -> None:
+        """The denoiser call raised: what its generation left is of none any more."""
+        if self.here.refused:
+            self.here.refused = False
+            return
+        track = self.here.track
+        track.forget()
+        track.clock.restart()
+        track.surrounded = False
+        self.here.resume(track)
+
     def end(self) -> None:
         """The denoiser call is over."""
         here = self.here
-        track, moments, here.acting = here.track, here.acting, here.idle
+        track, moments = here.track, here.acting
         call, track.call = track.call, None
+        here.resume(track)
         if call is None:
             return
         for part, moment in zip(self.parts, moments, strict=True):
@@ -360,14 +416,55 @@ class Session:
         track.note(record)
         record.seconds = time.perf_counter() - track.started
         record.bytes = self.ledger.held
-        self.records.append(record)
-        self.passes += 1
-        self.passes_skipped += record.whole
-        self.blocks_skipped += record.blocks_skipped
-        self.attention_skipped += record.attention_skipped
-        self.seconds += record.seconds
+        self.totals.add(record)
+        if track.spoiled:
+            track.forget()
         if self.ledger.budget is not None:
             self.ledger.budget.check()
+
+    def _broken_off(self, track: Track) -> None:
+        """The call before never ended: it raised. What it left is of no generation any more.
+
+        Raises:
+            ConcurrencyError: it has not ended yet.
+        """
+        model = self.model
+        assert model is not None
+        own = track.thread == threading.get_ident()
+        if stacks.callers(model)[track.thread] > own:
+            self.here.refused = True
+            raise ConcurrencyError(
+                f"{self.label} is called in the middle of a call of its own, which would go on "
+                "with what this one leaves; make this one for another request: with "
+                "autocache.request(model): ..."
+            )
+        track.forget()
+        track.clock.restart()
+
+    def _take_turns(self, track: Track, args: tuple, kwargs: dict[str, Any]) -> None:
+        """The call does not come from where the ones before came from.
+
+        Raises:
+            ConcurrencyError: two generations use one state by turns.
+        """
+        caller, clock = track.caller, track.clock
+        sure = track.requested or clock.under_way
+        if not sure:
+            before, direction = clock.last
+            told = self.spec.timestep is not None
+            sure = caller.change(
+                before, self._arguments.time(args, kwargs) if told else 0.0, direction * told
+            )
+            track.forget()
+            clock.restart()
+        if sure:
+            caller.forget()
+            self.here.refused = True
+            raise ConcurrencyError(
+                f"several generators or tasks call {self.label} by turns, and what one left would "
+                "stand in for another's; make a request = autocache.request(model) for each, and "
+                "take its steps within: with request.active(): ..."
+            )
 
     def step_ended(
         self, sample: torch.Tensor | None, start: int | None = None, end: int | None = None
@@ -427,10 +524,19 @@ class Session:
         return resume
 
     def remove(self) -> None:
-        """Take every trace of the session off the model and free what it holds."""
+        """Take every trace of the session off the model and free what it holds.
+
+        Raises:
+            ConcurrencyError: a call of the denoiser is under way.
+        """
+        with alone.only([self]):
+            self._remove()
+
+    def _remove(self) -> None:
         self.enabled = False
         self.forget()
         model = self.model
+        self.compiled.leave()
         changes.displace(self)
         if model is not None:
             root.unobserve(model, self)

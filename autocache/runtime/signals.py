@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import wrapt
 
 from autocache.errors import PatchError
+from autocache.runtime import runs
 from autocache.runtime.changes import ALTERING
 from autocache.runtime.intercept import original_class
 
@@ -31,6 +32,8 @@ HOOKS = "diffusers.hooks._helpers"
 _sessions: tuple[weakref.ref[Session], ...] = ()
 """Replaced and never changed: a model may be collected, and its session go, in any loop over it."""
 _changing = threading.RLock()
+_heard: set[type] = set()
+"""Classes of schedulers that are heard."""
 _wrapped: dict[tuple[type | None, str], Any] = {}
 
 
@@ -44,6 +47,8 @@ def _holding(scheduler: object) -> list[Session]:
 
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     listening = _holding(instance)
+    if listening:
+        runs.check(instance)
     # Two experts share one scheduler: what the first asks for goes for both.
     for session in listening[:1]:
         args, kwargs = session.timesteps(instance, args, kwargs)
@@ -66,12 +71,38 @@ def _step(owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwa
     start = getattr(instance, "step_index", None)
     # A subclass that calls `super().step` is heard once, as itself.
     listening = _holding(instance) if _owner(type(instance), "step") is owner else []
+    if listening and not runs.check(instance):
+        for session in listening:
+            session.admit(instance)
     for session in listening:
         args, kwargs = session.stepping(instance, args, kwargs)
-    result = wrapped(*args, **kwargs)
+    try:
+        result = wrapped(*args, **kwargs)
+    except BaseException:
+        for session in listening:
+            session.track.forget()
+        raise
     for session in listening:
         session.step_ended(_sample(result), start, getattr(instance, "step_index", None))
     return result
+
+
+def _generate(
+    owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwargs: dict
+) -> Any:
+    # A subclass that calls `super().__call__` is heard once, as itself.
+    outermost = _owner(type(instance), "__call__") is owner
+    listening = [s for s in _listening() if outermost and instance in s.pipelines]
+    if not listening:
+        return wrapped(*args, **kwargs)
+    with runs.under_way(instance, {session.scheduler_name(instance) for session in listening}):
+        for session in listening:
+            session.started()
+        try:
+            return wrapped(*args, **kwargs)
+        finally:
+            for session in listening:
+                session.finished()
 
 
 def _sample(result: Any) -> Any:
@@ -127,10 +158,11 @@ def _owner(cls: type, method: str) -> type | None:
 
 def _wrap(owner: type | None, method: str, wrapper: Callable) -> bool:
     """Wrap a method once; False when there is nothing to do."""
-    if (owner, method) in _wrapped or not hasattr(owner, method):
-        return False
-    _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, wrapper)
-    return True
+    with _changing:
+        if (owner, method) in _wrapped or not hasattr(owner, method):
+            return False
+        _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, wrapper)
+        return True
 
 
 def listen(session: Session) -> None:
@@ -152,8 +184,17 @@ def hear_changes(owner: object) -> None:
         _wrap(_owner(type(owner), name), name, _altering)
 
 
+def hear_calls(pipeline: object) -> None:
+    """Begin to hear when pipelines of this one's class are called, and when that is over."""
+    calls = _owner(type(pipeline), "__call__")
+    _wrap(calls, "__call__", functools.partial(_generate, calls))
+
+
 def hear(scheduler: object) -> bool:
     """Begin to hear schedulers of this one's class; False when they are heard already."""
+    if type(scheduler) in _heard:
+        return False
+    _heard.add(type(scheduler))
     steps = _owner(type(scheduler), "step")
     _wrap(steps, "step", functools.partial(_step, steps))
     begins = _owner(type(scheduler), "set_begin_index")
@@ -173,6 +214,8 @@ def silence(session: Session | None) -> None:
     global _sessions
     with _changing:
         _sessions = _others(session)
+    if not _sessions:
+        _heard.clear()
     while _wrapped and not _sessions:
         (owner, method), handle = _wrapped.popitem()
         wrapt.unwrap_object(owner, method, handle, missing_ok=True)

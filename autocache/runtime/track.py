@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from autocache.runtime.caller import Caller
 from autocache.runtime.clock import Clock
 from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.progress import progress
@@ -36,10 +37,23 @@ class Branch:
 
 
 class Track:
-    """One thread's way through the denoiser: nothing in it is shared with another thread."""
+    """One way through the denoiser, a thread's or a request's: nothing in it is shared."""
 
     def __init__(self) -> None:
         self.clock = Clock()
+        self.caller = Caller()
+        self.number = 0
+        """Of the generation, among all of the denoiser."""
+        self.thread = 0
+        """Where the latest call was made."""
+        self.requested = False
+        """It is that of a request."""
+        self.ousted = False
+        """Another thread gave the scheduler new timesteps in mid-generation."""
+        self.spoiled = False
+        """Another thread wants it to drop what it remembers."""
+        self.outer: tuple[Track, list[Moment | None]] | None = None
+        """What the thread was in the middle of when the call under way came."""
         self.branches: dict[str, Branch] = {}
         self.shared: Branch | None = None
         """What is remembered for all guidance branches together."""
@@ -116,6 +130,10 @@ class Track:
         """The scheduler that announced the generation; None where none is heard."""
         return self.scheduler() if self.scheduler is not None else None
 
+    def drives(self, scheduler: object) -> bool:
+        """Whether it announced a generation on a scheduler that is not over."""
+        return self.heard() is scheduler and self.clock.under_way
+
     def note(self, record: StepRecord) -> None:
         """A call of the generation is over."""
         self.calls += 1
@@ -130,18 +148,55 @@ class Track:
         self.way = self.responses = None
         self.calls, self.skipped = 0, False
         self.unlike, self.looked = None, 0
+        self.spoiled = False
+
+    def finish(self) -> None:
+        """The generation is over, however it ended."""
+        self.forget()
+        self.clock.close()
+        self.caller.forget()
+        self.caller.known = False
 
     def __del__(self) -> None:
         # Its thread has ended: what it kept counts no longer.
         self.forget()
 
 
+class Tracks:
+    """All ways through one denoiser that are still in use."""
+
+    def __init__(self) -> None:
+        self._known: weakref.WeakSet[Track] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def new(self) -> Track:
+        """One more."""
+        track = Track()
+        with self._lock:
+            self._known.add(track)
+        return track
+
+    def all(self) -> list[Track]:
+        """Those there are at this moment."""
+        with self._lock:
+            return list(self._known)
+
+
 class Here(threading.local):
     """What the sites of the present thread look at. Read at every intercepted call."""
 
-    def __init__(self, tracks: weakref.WeakSet[Track], parts: int) -> None:
-        self.track = Track()
-        tracks.add(self.track)
+    def __init__(self, tracks: Tracks, parts: int) -> None:
+        self.tracks = tracks
+        self.own = self.track = tracks.new()
+        """The thread's own, and the one that the latest call is on."""
+        self.refused = False
+        """A call was refused before it began, so that it has nothing to leave."""
         self.idle: list[Moment | None] = [None] * parts
         self.acting: list[Moment | None] = self.idle
         """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
+
+    def resume(self, track: Track) -> None:
+        """Go on with the call that one of this track, which is over, was made in the middle of."""
+        if self.track is track:
+            before, track.outer = track.outer or (track, self.idle), None
+            self.track, self.acting = before

@@ -1,0 +1,65 @@
+"""Which of the generators and tasks that take turns in a thread a generation belongs to."""
+
+from __future__ import annotations
+
+from autocache.runtime.stacks import Line, line, related
+
+RETURNS = 2
+"""Times that a line has to come back before it is sure that several take turns. A single one may be
+a new generator in the place of a dead one."""
+
+REMEMBERED = 16
+"""Lines that are remembered; the latest ones."""
+
+
+class Caller:
+    """The line of calls that the generation under way comes from, where it is a loop of the user's.
+
+    In the loop of a pipeline that is known to be under way nothing comes in between.
+    """
+
+    def __init__(self) -> None:
+        self.known = False
+        """A pipeline's own loop is under way."""
+        self.line: Line | None = None
+        self._settled = False
+        self._left: dict[Line, float] = {}
+        self._returns = 0
+
+    def announces(self) -> None:
+        """It gave a scheduler its timesteps."""
+        self.forget()
+        if not self.known:
+            self.line = line()
+
+    def forget(self) -> None:
+        """Whoever calls next is the one."""
+        self.line, self._settled = None, False
+        self._left.clear()
+        self._returns = 0
+
+    def is_other(self) -> bool:
+        """Whether the present call comes from elsewhere than the ones before."""
+        if self.known:
+            return False
+        now = line()
+        if now == self.line or self.line is None or (not self._settled and related(now, self.line)):
+            self.line, self._settled = now, True
+            return False
+        return True
+
+    def change(self, before: float | None, now: float, direction: int) -> bool:
+        """Another line calls, at a time; True once it is sure that several take turns.
+
+        `before` is the time of the last call of the line until now, `direction` that of time.
+        """
+        present = line()
+        if self.line is not None and before is not None:
+            self._left.pop(self.line, None)
+            self._left[self.line] = before
+            if len(self._left) > REMEMBERED:
+                del self._left[next(iter(self._left))]
+        stood = self._left.pop(present, None)
+        self._returns += stood is not None and (now - stood) * direction > 0
+        self.line, self._settled = present, True
+        return self._returns >= RETURNS
