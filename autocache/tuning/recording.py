@@ -126,14 +126,14 @@ class Watch(When):
         raise AssertionError("nothing asks: there is no place in which anything could be skipped")
 
     def learn(self, moment: Moment) -> None:
-        now, memory = moment.probe, moment.memory
+        now = moment.probe
         if now is None:
             return
-        before, at = memory.get("before", (None, None))
-        if before is not None and before.shape == now.shape and at == moment.step - 1:
-            self.recorder.add(self.bound, moment, self.compare(now, before))
+        before = moment.store.get("before", like=now)
+        if before and before[-1].step == moment.step - 1:
+            self.recorder.add(self.bound, moment, self.compare(now, before[-1].tensor))
         # A copy: the model or the pipeline may write into it.
-        memory["before"] = now.detach().clone(), moment.step
+        moment.store.put("before", now.detach().clone(), moment.step, owned=True)
 
 
 class LooksOn(Where):

@@ -217,8 +217,9 @@ class _Aside(_Idle):
     def keep(self, moment: Moment, output: Any) -> None:
         if isinstance(output, torch.Tensor):
             super().keep(moment, output)
-        else:
-            self.outputs.keep(moment, output)
+        elif not self.outputs.keep(moment, output):
+            # The feature alone is not enough.
+            moment.kept[self.outputs.name] = None
 
 
 class Blank:
