@@ -29,8 +29,27 @@ COMPILER = os.environ.get("CXX", "c++")
 class Stream:
     """Where copies wait until somebody waits for them."""
 
+    def __init__(self, device: object = None) -> None: ...
+
+    def wait_stream(self, stream: object) -> None:
+        """What the default stream does is done at once."""
+
+    def record_event(self) -> Stream:
+        return self
+
     def synchronize(self) -> None:
         torch.ops.emulated.wait()
+
+
+class Default:
+    """It waits for nothing unless it is told to: what was queued elsewhere stays there."""
+
+    def synchronize(self) -> None: ...
+
+    def wait_event(self, event: Stream) -> None:
+        event.synchronize()
+
+    wait_stream = wait_event
 
 
 @contextlib.contextmanager
@@ -50,8 +69,7 @@ def _module() -> Any:
     module.device_count = lambda: 2
     module.current_device = lambda: 0
     module.Stream, module.stream = Stream, _stream
-    # The default stream waits for nothing: what was queued elsewhere stays there.
-    module.current_stream = lambda *_: types.SimpleNamespace(synchronize=lambda: None)
+    module.current_stream = lambda *_: Default()
     for nothing in ("_lazy_init", "synchronize", "empty_cache", "manual_seed_all", "set_device"):
         setattr(module, nothing, lambda *_: None)
     return module
@@ -83,4 +101,8 @@ def device(index: int = 0) -> torch.device:
         torch.ops.load_library(_compiled())
         module = sys.modules["torch.hpu"] = _module()
         torch._register_device_module("hpu", module)
+        recorded = torch.Tensor.record_stream
+        torch.Tensor.record_stream = lambda self, stream: (
+            None if isinstance(stream, (Stream, Default)) else recorded(self, stream)
+        )
     return torch.device("hpu", index)

@@ -186,7 +186,7 @@ class Store:
                 return
             again = []
             for entry in entries:
-                held = _hold(entry.held.decode(), claim)
+                held = _hold(entry.held.decode(), claim, owned=False)
                 self._release(claim.name, entry)
                 again.append(self._entry(claim.name, held, entry.step, entry.time))
             self._entries[claim.name][key] = tuple(again)
@@ -202,9 +202,9 @@ class Store:
         for entry in (*earlier[: len(earlier) - len(kept)], *before[len(earlier) :]):
             self._release(name, entry)
         tensor = piece.tensor.detach() if piece.tensor.requires_grad else piece.tensor
-        held = _hold(tensor, claim)
+        held = _hold(tensor, claim, piece.owned)
         if held.parts[0] is tensor and self._is_foreign(piece, tensor):
-            held = _hold(tensor.clone(), claim)
+            held = _hold(tensor.clone(), claim, owned=True)
         values[piece.key] = (*kept, self._entry(name, held, step, time))
 
     def _is_foreign(self, piece: Piece, tensor: torch.Tensor) -> bool:
@@ -235,10 +235,10 @@ def _name(key: Any) -> str:
     return key[0] if isinstance(key, tuple) else key
 
 
-def _hold(tensor: torch.Tensor, claim: Claim | None) -> Held:
-    if claim is None:
-        return Held(PLAIN, tensor)
-    return (HeldOnHost if claim.away else Held)(claim.encoding, tensor)
+def _hold(tensor: torch.Tensor, claim: Claim | None, owned: bool) -> Held:
+    if claim is not None and claim.away:
+        return HeldOnHost(claim.encoding, tensor, owned)
+    return Held(PLAIN if claim is None else claim.encoding, tensor)
 
 
 def fits(held: Held | torch.Tensor, live: torch.Tensor) -> bool:

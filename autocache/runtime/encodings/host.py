@@ -18,13 +18,14 @@ class HeldOnHost(Held):
     """What an encoding makes of a tensor, in pinned host memory where that can be had.
 
     Where the device has streams, copies run in one of their own: the device goes on computing, and
-    waits only for what it needs. What was fetched is on the device until it is decoded.
+    waits only for what it needs. So that a tensor that is not `owned` may be written to meanwhile,
+    it is first copied where it is. What was fetched is on the device until it is decoded.
     """
 
     __slots__ = ("_back", "_there", "lent")
     away = True
 
-    def __init__(self, encoding: Encoding, tensor: torch.Tensor) -> None:
+    def __init__(self, encoding: Encoding, tensor: torch.Tensor, owned: bool = False) -> None:
         super().__init__(encoding, tensor)
         self._back: Parts | None = None
         self._there: Any = None
@@ -32,6 +33,8 @@ class HeldOnHost(Held):
         """Bytes on the device that were asked for, for what was fetched."""
         stream = _stream(self.device)
         if stream is not None:
+            if not owned and self.parts[0] is tensor:
+                self.parts = (tensor.clone(),)
             stream.wait_stream(_current(self.device))
         with _on(stream, self.device):
             self.parts = tuple(_copied(part, stream) for part in self.parts)
