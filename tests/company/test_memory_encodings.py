@@ -133,9 +133,9 @@ def test_layout_in_memory_is_kept(form) -> None:
     """Channels last comes back channels last, as from any arithmetic: what follows may be compiled
     for that."""
     tensor = _tensor((2, 8, 6, 6), torch.float32).to(memory_format=torch.channels_last)
-    usual = tensor if form is PLAIN else tensor * 1
-    assert Held(form, tensor).decode().stride() == usual.stride()
-    assert HeldOnHost(form, tensor).decode().stride() == usual.stride()
+    usual = {tensor.stride()} if form is PLAIN else {tensor.stride(), (tensor * 1).stride()}
+    assert Held(form, tensor).decode().stride() in usual
+    assert HeldOnHost(form, tensor).decode().stride() in usual
 
 
 @pytest.mark.parametrize("form", [PLAIN, *LOSSY.values()], ids=lambda form: form.name)
