@@ -44,12 +44,12 @@ class Enter(_Hook):
 
 
 class Leave(_Hook):
-    """Forward hook: a denoiser call ends."""
+    """Forward hook: a denoiser call ends, with no output where an exception passes it."""
 
     @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         if not self.session.here.track.surrounded:
-            self.session.end()
+            self.session.end() if output is not None else self.session.abandon()
 
 
 @_opaque
@@ -97,7 +97,7 @@ def observe(model: nn.Module, session: Session) -> None:
     enter: Any = Enter(session)
     leave: Any = Leave(session)
     model.register_forward_pre_hook(enter, with_kwargs=True)
-    model.register_forward_hook(leave, with_kwargs=True)
+    model.register_forward_hook(leave, with_kwargs=True, always_call=True)
 
 
 def unobserve(model: nn.Module, session: Session) -> None:
@@ -118,6 +118,7 @@ def unobserve(model: nn.Module, session: Session) -> None:
             if isinstance(hook, _Hook) and hook.session is session:
                 del hooks[number]
                 with_kwargs.pop(number, None)
+                model._forward_hooks_always_called.pop(number, None)
 
 
 def session_of(model: nn.Module) -> Session | None:
