@@ -69,15 +69,16 @@ class Group:
 
     def _by_pairs(self, every: torch.Tensor, mine: torch.Tensor, step: int) -> None:
         """From rank to rank, so that the one that does not answer is known."""
-        sent: list[Any] = []
-        for nth, rank in enumerate(self.members):
-            if nth == self.rank:
-                continue
-            try:
-                sent.append(dist.isend(mine, rank, self.process_group, TAG))
-                dist.recv(every[nth], rank, self.process_group, TAG)
-            except RuntimeError as error:
-                raise RankError(self._failed(step, f"rank {rank}", error)) from error
+        others = [(nth, rank) for nth, rank in enumerate(self.members) if nth != self.rank]
+        asked = 0
+        try:
+            sent = []
+            for _, asked in others:
+                sent.append(dist.isend(mine, asked, self.process_group, TAG))
+            for nth, asked in others:
+                dist.recv(every[nth], asked, self.process_group, TAG)
+        except RuntimeError as error:
+            raise RankError(self._failed(step, f"rank {asked}", error)) from error
         for work in sent:
             work.wait()
 
