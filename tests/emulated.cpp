@@ -9,6 +9,7 @@
 #include <ATen/detail/HPUHooksInterface.h>
 #include <ATen/native/CPUFallback.h>
 #include <ATen/ops/as_strided_native.h>
+#include <ATen/ops/set_native.h>
 #include <ATen/ops/unfold_native.h>
 #include <ATen/ops/view_as_complex_native.h>
 #include <ATen/ops/view_as_real_native.h>
@@ -165,6 +166,17 @@ at::Tensor convolution(const at::Tensor& input, const at::Tensor& weight,
       .to(input.device());
 }
 
+at::Tensor& set_storage(at::Tensor& self, at::Storage source) {
+  return at::native::set_(self, source);
+}
+
+at::Tensor& set_storage_part(at::Tensor& self, at::Storage source, c10::SymInt offset,
+                             c10::SymIntArrayRef size, c10::SymIntArrayRef stride) {
+  return at::native::set_storage_cpu_(self, source, offset.expect_int(),
+                                      C10_AS_INTARRAYREF_SLOW(size),
+                                      C10_AS_INTARRAYREF_SLOW(stride));
+}
+
 void on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   std::optional<c10::Device> seen;
   auto check = [&](const at::Tensor& tensor) {
@@ -209,6 +221,8 @@ TORCH_LIBRARY_IMPL(aten, HPU, m) {
   m.impl("_local_scalar_dense", &item);
   m.impl("as_strided", &as_strided);
   m.impl("_reshape_alias", &reshape_alias);
+  m.impl("set_.source_Storage", &set_storage);
+  m.impl("set_.source_Storage_storage_offset", &set_storage_part);
   m.impl("unfold", &at::native::unfold);
   m.impl("view", &view);
   m.impl("view_as_complex", &at::native::view_as_complex);

@@ -47,8 +47,10 @@ class Entry:
     def added(self, moment: Moment, now: torch.Tensor) -> torch.Tensor | None:
         """What was added since, in the stream's dtype; None where it is not known."""
         before = self.before(moment)
-        # A block may cast what it hands on to its sub-modules.
-        return None if before is None else (now - before).to(before.dtype)
+        if before is None:
+            return None
+        # A block may cast what it hands on to its sub-modules, and its inputs be on another device.
+        return (now - before.to(now.device)).to(before.dtype)
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -66,4 +66,7 @@ class _Exit:
 
     def _states(self, moment: Moment, after: torch.Tensor) -> torch.Tensor | None:
         before = self.entry.before(moment)
-        return None if before is None else torch.stack((before, after.to(before.dtype)))
+        if before is None:
+            return None
+        # The blocks may be on several devices.
+        return torch.stack((before.to(after.device), after.to(before.dtype)))

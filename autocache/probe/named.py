@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from autocache.errors import ParameterError, nearest
+from autocache.runtime import offload
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.parallelism import weights_here
 from autocache.spec.bind import signature
@@ -85,8 +86,8 @@ class _Calls(_Probe):
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         call = self.call
-        given = {p: self.signature.get(a, args, kwargs) for p, a in call.arguments.items()}
-        with weights_here(module):
+        with weights_here(module), offload.onloaded(module, args, kwargs) as (args, kwargs):
+            given = {p: self.signature.get(a, args, kwargs) for p, a in call.arguments.items()}
             output = module.get_submodule(call.module)(**given)
         return output if call.output is None else output[call.output]
 
@@ -127,20 +128,36 @@ class _RunsUpTo(_Probe):
         self.path, self.argument = path, argument
 
     def measure(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        inner = module.get_submodule(self.path)
+        *around, inner = _path(module, self.path)
         names, here = signature(type(inner)), threading.get_ident()
+        entered = [module]
 
         def reached(_: nn.Module, given: tuple, named: dict[str, Any]) -> None:
             if threading.get_ident() == here:
                 raise _Reached(names.get(self.argument, given, named))
 
-        handle = inner.register_forward_pre_hook(reached, with_kwargs=True)
+        def passed(outer: nn.Module, _: tuple) -> None:
+            if threading.get_ident() == here:
+                entered.append(outer)
+
+        handles = [inner.register_forward_pre_hook(reached, with_kwargs=True)]
+        handles += [outer.register_forward_pre_hook(passed) for outer in around]
         try:
             # The plain forward: a compiled block cannot be left in the middle.
             with weights_here(module):
                 module.forward(*args, **kwargs)
         except _Reached as at:
+            # Those whose weights came on the way do not get to the end of their own forward.
+            for outer in reversed(entered):
+                offload.offload(outer)
             return at.value
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         return None
+
+
+def _path(module: nn.Module, path: str) -> list[nn.Module]:
+    """The sub-modules on the way to the one of that path, and it."""
+    names = path.split(".")
+    return [module.get_submodule(".".join(names[: end + 1])) for end in range(len(names))]

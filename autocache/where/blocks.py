@@ -122,7 +122,7 @@ class BlockSite:
     """One block of a span."""
 
     def __init__(self, span: Span, stack: BoundStack, index: int, first: bool, last: bool) -> None:
-        self.span = span
+        self.span = self.unit = span
         self.signature = stack.binders[index]
         self.attention = len(stack.attention(index))
         self.session = span.part.session

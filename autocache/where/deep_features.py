@@ -137,7 +137,7 @@ class _Skipped:
     """One of the modules to skip."""
 
     def __init__(self, inner: _Inner, bound: Bound, path: str) -> None:
-        self.inner = inner
+        self.inner = self.unit = inner
         self.part = inner.part
         self.session = inner.part.session
         self.path = path

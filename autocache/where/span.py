@@ -28,9 +28,10 @@ class Flight:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a computed span left: which streams have a residual, and what else it returned."""
+    """What a computed span left: on which device each stream that has a residual came out, and what
+    else it returned."""
 
-    streams: tuple[bool, ...]
+    streams: tuple[torch.device | None, ...]
     others: tuple[Any, ...]
 
 
@@ -108,7 +109,7 @@ class Span:
         pairs = zip(kept.streams, streams, self.returns, strict=True)
         others = (nth for nth, other in enumerate(kept.others) if other is _STORED)
         return all(
-            not has or moment.store.has((self.name, n), like=s) for has, s, n in pairs
+            at is None or moment.store.has((self.name, n), like=s) for at, s, n in pairs
         ) and all(moment.store.has((self.name, nth)) for nth in others)
 
     def close(self, moment: Moment, flight: Flight) -> tuple[torch.Tensor | None, ...]:
@@ -116,10 +117,10 @@ class Span:
         how = self.part.recipe.how
         left: list[torch.Tensor | None] = []
         kept = moment.kept[self.name].streams
-        for has, stream, name in zip(kept, flight.streams, self.returns, strict=True):
-            if has and stream is not None:
+        for device, stream, name in zip(kept, flight.streams, self.returns, strict=True):
+            if device is not None and stream is not None:
                 values = moment.store.get((self.name, name), like=stream)
-                left.append(stream + how.fill(values, moment))
+                left.append((stream + how.fill(values, moment)).to(device))
             else:
                 left.append(None)
         return tuple(left)
@@ -134,15 +135,17 @@ class Span:
         if moment.store.refuses(self.name):
             return
         how = self.part.recipe.how
-        pieces, has = [], []
+        pieces, devices = [], []
         for stream, after, name in zip(flight.streams, left, self.returns, strict=True):
-            has.append(stream is not None and after is not None)
             if stream is None or after is None:
+                devices.append(None)
                 continue
+            devices.append(after.device)
             if stream.shape != after.shape:
                 # A stream that changes its length on the way has no residual: never skipped.
                 return
-            residual = stream.clone() if self.raw_input else after - stream
+            # The blocks may be spread over devices.
+            residual = stream.clone() if self.raw_input else after.to(stream.device) - stream
             pieces.append(Piece((self.name, name), residual, how.keep, owned=True))
         others = list(self.flow.others(output))
         for nth, other in enumerate(others):
@@ -152,7 +155,7 @@ class Span:
         time = time_at(moment) if how.timed else None
         store = moment.store
         if store.put_all(self.name, pieces, moment.step, time=time, expected=self.expected):
-            moment.kept[self.name] = Kept(tuple(has), tuple(others))
+            moment.kept[self.name] = Kept(tuple(devices), tuple(others))
 
     def _written_to(self, flight: Flight) -> bool:
         pairs = zip(flight.streams, flight.versions, strict=True)
