@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
+
+from autocache.runtime import offload
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
@@ -72,7 +74,10 @@ _opaque: Any = torch.compiler.disable
 
 @_opaque
 def _enter_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-    return module.__dict__[KEY].enter(module, args, kwargs)
+    output = module.__dict__[KEY].enter(module, args, kwargs)
+    if output is not PASS and output is not COMPUTE and offload.GROUPED in module.__dict__:
+        offload.passed_over(module, left_out_with(module))
+    return output
 
 
 @_opaque
@@ -98,6 +103,8 @@ class _Intercepted(nn.Module):
         if output is PASS:
             return compute(*args, **kwargs)
         if output is not COMPUTE:
+            if offload.GROUPED in self.__dict__:
+                offload.passed_over(self, left_out_with(self))
             return output
         output = compute(*args, **kwargs)
         return site.leave(args, kwargs, output)
@@ -145,6 +152,20 @@ def original_class(swapped: type) -> type:
 
 def site_of(module: nn.Module) -> Site | None:
     return module.__dict__.get(KEY)
+
+
+def _units(module: nn.Module) -> set[object]:
+    site: Any = site_of(module)
+    return {one.unit for one in getattr(site, "sites", (site,)) if hasattr(one, "unit")}
+
+
+def left_out_with(module: nn.Module) -> Callable[[nn.Module], bool]:
+    """Tells of other modules whether they are left out together with this one, or none is.
+
+    The sites of such modules have one `unit`.
+    """
+    units = _units(module)
+    return lambda other: not units.isdisjoint(_units(other))
 
 
 def install(module: nn.Module, sites: list[Site]) -> None:
