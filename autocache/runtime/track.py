@@ -132,27 +132,33 @@ class Track:
 
     def drives(self, scheduler: object) -> bool:
         """Whether it announced a generation on a scheduler that is not over."""
-        return self.heard() is scheduler and self.clock.under_way
+        return not self.ousted and self.heard() is scheduler and self.clock.under_way
 
     def note(self, record: StepRecord) -> None:
         """A call of the generation is over."""
         self.calls += 1
         self.skipped = self.skipped or any(done != "computed" for done in record.sites.values())
 
-    def forget(self) -> None:
+    def release(self) -> None:
+        """Free every cached tensor."""
         for branch in (*self.branches.values(), *([self.shared] if self.shared else ())):
             branch.clear()
         self.branches.clear()
-        self.shared = self.call = self.sample = None
+        self.shared = None
+
+    def forget(self) -> None:
+        self.release()
+        self.call = self.sample = None
         self.times = []
         self.way = self.responses = None
         self.calls, self.skipped = 0, False
         self.unlike, self.looked = None, 0
         self.spoiled = False
 
-    def finish(self) -> None:
-        """The generation is over, however it ended."""
-        self.forget()
+    def finish(self, keep: bool) -> None:
+        """The generation is over, however it ended; what is cached may be to `keep`."""
+        if not keep:
+            self.forget()
         self.clock.close()
         self.caller.forget()
         self.caller.known = False
