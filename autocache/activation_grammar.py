@@ -29,7 +29,7 @@ FILES = (".yaml", ".yml")
 """How the name of a profile's file ends."""
 
 _TAKEN = ("target", "strategy")
-FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit", "memory_fit")
+FOR_ALL = ("spec", "enabled", "dry_run", "memory_limit", "memory_fit", "keep")
 """Keyword arguments of `autocache.patch` that are no strategy's."""
 
 Named = tuple[str, dict[str, Any]]
@@ -43,6 +43,14 @@ class Request:
 
     strategy: str | list[Named] | Profile
     parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def is_option(key: str, value: Any) -> bool:
+    """Whether a parameter is a keyword argument of `autocache.patch` and no strategy's.
+
+    `keep` may be either: yes or no to `patch`, and something else to a strategy.
+    """
+    return key in FOR_ALL and (key != "keep" or isinstance(value, bool))
 
 
 def off(text: str) -> bool:
@@ -65,7 +73,7 @@ def parse(text: str) -> Request:
         return Request(*named[0])
     options: dict[str, Any] = {}
     for _, parameters in named:
-        for key in [key for key in parameters if key in FOR_ALL]:
+        for key in [key for key, value in parameters.items() if is_option(key, value)]:
             if key in options:
                 raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
             options[key] = parameters.pop(key)

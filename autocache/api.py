@@ -127,6 +127,7 @@ def patch(
     dry_run: bool = False,
     memory_limit: int | str | None = None,
     memory_fit: str | Sequence[str] | None = None,
+    keep: bool | Any = False,
     group: Any = None,
     **params: Any,
 ) -> Patch:
@@ -151,6 +152,8 @@ def patch(
             there, where the device is not the host), "bf16", "fp8", "int8" (less precision, for all
             that is kept), and last "fewer" (what finds no room is computed). Without "fewer", what
             does not fit is an error. The default is `("host", "fewer")`, which cost no quality.
+        keep: True leaves what is cached after a generation, to look at, until the next one begins;
+            else it is freed. Anything but True and False is a strategy's parameter of that name.
         group: the processes that work on one generation together, as a `torch.distributed` process
             group or a mesh of one dimension, where an engine of one's own spreads it over them:
             what a rule measures is then the mean over all of them. diffusers' context parallelism,
@@ -170,12 +173,15 @@ def patch(
         PatchError: the model is under another library's cache, or two strategies would skip the
             same places.
     """
+    if not isinstance(keep, bool):
+        params["keep"], keep = keep, False
     chosen = choose(strategy, {"when": when, "where": where, "how": how}, params)
     spec = chosen.option("spec", spec, None)
     enabled = chosen.option("enabled", enabled, True)
     dry_run = chosen.option("dry_run", dry_run, False)
     memory_limit = chosen.option("memory_limit", memory_limit, None)
     memory_fit = chosen.option("memory_fit", memory_fit, None)
+    keep = chosen.option("keep", keep, False)
     books = ledger(memory_limit, memory_fit)
     models = denoisers(target, spec, chosen.strategy)
     together = given_group(group)
@@ -184,7 +190,7 @@ def patch(
         for session, _ in planned:
             session.accept(target)
     for session, _ in planned:
-        session.group = together
+        session.group, session.keep = together, keep
     install(planned)
     patched_ = Patch(chosen, [session for session, _ in planned])
     for session, _ in planned:

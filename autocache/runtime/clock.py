@@ -86,6 +86,11 @@ class Clock:
         self._began = self._time = None
         self._driven = self._announced
 
+    @property
+    def called(self) -> bool:
+        """Whether the denoiser was called in this step."""
+        return self._calls.total() > 0
+
     def enter(self, time: Callable[[], float]) -> tuple[bool, str]:
         """Place one denoiser call: (is it the first of a new generation, its guidance branch)."""
         new = self._is_new(time)

@@ -56,6 +56,8 @@ class Session:
         self.parts = [Part(self, recipe, index) for index, recipe in enumerate(recipes)]
         self.dry_run = dry_run
         self.enabled = True
+        self.keep = False
+        """What is cached stays after a generation, until the next one."""
         self.spec = bound.spec
         self.patch: Any = None
         self.expected: Expectations | None = None
@@ -228,7 +230,7 @@ class Session:
 
     def finished(self) -> None:
         """The call of the pipeline is over, however it ended."""
-        self.track.finish()
+        self.track.finish(self.keep)
 
     def scheduler_name(self, pipeline: Any) -> str:
         """Under which name a pipeline that runs this denoiser has the scheduler that drives it."""
@@ -323,6 +325,7 @@ class Session:
             track.start_midway()
             track.ranks = parallelism.ranks_of(self)
             track.number = self.totals.begin()
+            self._take_over()
         if self.ledger.budget is not None:
             self.ledger.budget.tell((track.number, track.clock.step))
         self.stale |= new
@@ -345,6 +348,13 @@ class Session:
         for part in self.parts:
             if part.recipe.when.probe is None and not part.recipe.when.late:
                 part.decide(moments[part.index])
+
+    def _take_over(self) -> None:
+        """What another expert of the pipeline keeps, which runs no more, is of no use now."""
+        for other in signals.beside(self):
+            track = other.track
+            if not (other.keep or track.call or track.clock.called):
+                track.release()
 
     def _call(self, track: Track, name: str, args: tuple, kwargs: dict[str, Any]) -> Call:
         clock = track.clock
@@ -477,7 +487,8 @@ class Session:
         track = self.track
         if track.clock.advance(start, end):
             self._tell_if_idle(track)
-            track.forget()
+            if not self.keep:
+                track.forget()
 
     def _tell_if_idle(self, track: Track) -> None:
         """A strategy that is on and does nothing would pass for one that does not help."""

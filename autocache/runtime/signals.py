@@ -41,6 +41,13 @@ def _listening() -> list[Session]:
     return [session for known in _sessions if (session := known()) is not None]
 
 
+def beside(session: Session) -> list[Session]:
+    """The sessions of the other denoisers that a pipeline of this one runs."""
+    own = set(map(id, session.pipelines))
+    others = (other for other in _listening() if other is not session)
+    return [other for other in others if own & set(map(id, other.pipelines))]
+
+
 def _holding(scheduler: object) -> list[Session]:
     return [session for session in _listening() if session.holds(scheduler)]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from autocache import strategy as strategies
-from autocache.activation_grammar import FOR_ALL
+from autocache.activation_grammar import FOR_ALL, is_option
 from autocache.errors import ProfileError, SpecError, UnknownStrategyError
 from autocache.spec.document import MAX_PROBLEMS, Document, parse, read
 from autocache.spec.explain import explain
@@ -103,11 +103,11 @@ class Profile(Facts):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `autocache.patch` among the parameters."""
-        return {key: value for key, value in self.parameters.items() if key in FOR_ALL}
+        return {key: value for key, value in self.parameters.items() if is_option(key, value)}
 
     def members(self) -> list[tuple[str, dict[str, Any]]]:
         """Each strategy's name with its own parameters."""
-        own = {key: value for key, value in self.parameters.items() if key not in FOR_ALL}
+        own = {key: value for key, value in self.parameters.items() if not is_option(key, value)}
         if isinstance(self.strategy, str):
             return [(self.strategy, own)]
         return [(one.strategy, one.parameters) for one in self.strategy]
@@ -218,7 +218,8 @@ def _misfits(profile: Profile, document: Document) -> Iterator[str]:
             continue
         for place, text in _refused(strategy, parameters):
             yield f"{document.position((*at, 'parameters', *place))}: {text}"
-    for key in set(profile.parameters).difference(FOR_ALL) if several else ():
+    beside = [key for key, value in profile.parameters.items() if not is_option(key, value)]
+    for key in beside if several else ():
         yield (
             f"{document.position(('parameters', key))}: beside several strategies there may be "
             f"only {', '.join(FOR_ALL)}, not {key!r}; a strategy's own go with it in the list"
@@ -228,10 +229,11 @@ def _misfits(profile: Profile, document: Document) -> Iterator[str]:
 def _refused(
     strategy: type[Strategy], parameters: Mapping[str, Any]
 ) -> Iterator[tuple[Location, str]]:
-    for key in set(parameters).intersection(FOR_ALL):
+    own = {key: value for key, value in parameters.items() if not is_option(key, value)}
+    for key in parameters.keys() - own:
         yield (key,), f"{key!r} goes for all strategies; put it beside the list"
     try:
-        strategy(**{key: value for key, value in parameters.items() if key not in FOR_ALL})
+        strategy(**own)
     except ValidationError as error:
         yield from explained(strategy, error)
 
