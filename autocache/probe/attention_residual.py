@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from autocache.errors import DoesNotApplyError, ParameterError
 from autocache.probe.entry import Entry
 from autocache.runtime.intercept import PASS
+from autocache.runtime.tray import Tray, Trays
 from autocache.spec.bind import signature
 
 if TYPE_CHECKING:
@@ -57,9 +58,12 @@ class AttentionResidual:
 
 
 class _AfterAttention:
+    wants_arguments = True
+
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.session = entry.part.session
+        self.trays = Trays()
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         part = self.entry.part
@@ -72,3 +76,12 @@ class _AfterAttention:
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         return output
+
+    def ahead(self, module: nn.Module) -> tuple[Any, ...]:
+        """See `Ahead`."""
+        return ()
+
+    def after(self, module: nn.Module, tray: Tray) -> None:
+        """See `Ahead`."""
+        for args, kwargs in tray.left:
+            self.enter(module, args, kwargs)

@@ -31,6 +31,9 @@ class Entry:
             if moment.call.ranks.splits:
                 args, kwargs = share(module, args, kwargs)
             stream = self.binder.get(self.stream, args, kwargs)
+            if moment.store.copies:
+                # The compiled block may write its result to where this is.
+                stream = stream.clone()
             moment.flights[self] = (stream, _version(stream))
         return PASS
 

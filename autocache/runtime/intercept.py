@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,7 +18,10 @@ from torch import nn
 from autocache.runtime import offload
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from autocache.runtime.session import Session
+    from autocache.runtime.tray import Tray, Trays
 
 KEY = "_autocache_site"
 
@@ -40,6 +43,23 @@ class Site(Protocol):
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         """The output to return after the module ran."""
+        ...
+
+
+class Ahead(Site, Protocol):
+    """A site that may be asked before the compiled code runs that calls its module."""
+
+    trays: Trays
+    wants_arguments: bool
+    """Whether it looks at what the module is called on, and not at what it returns."""
+
+    def ahead(self, module: nn.Module) -> tuple[Any, ...] | None:
+        """What stands in for each call of the module to come, COMPUTE for one that runs; None where
+        that depends on what it is called on."""
+        ...
+
+    def after(self, module: nn.Module, tray: Tray) -> None:
+        """That code has run: on the tray is what the calls were given, and what they left."""
         ...
 
 
@@ -85,12 +105,29 @@ def _leave_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any], output
     return module.__dict__[KEY].leave(args, kwargs, output)
 
 
+def _call_asked(
+    site: Ahead, tray: Tray, compute: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+) -> Any:
+    """One call, as the compiler traces it, of a module whose site was asked ahead."""
+    nth = tray.calls
+    tray.calls = nth + 1
+    if nth < len(tray.given) and tray.given[nth] is not COMPUTE:
+        return tray.given[nth]
+    output = compute(*args, **kwargs)
+    tray.left.append((args, kwargs) if site.wants_arguments else output)
+    return output
+
+
 class _Intercepted(nn.Module):
     """Mixed into every swapped class, before the original one."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         compute: Any = super().__call__
         if torch.compiler.is_compiling():
+            site: Any = self.__dict__[KEY]
+            trays = getattr(site, "trays", None)
+            if trays is not None and trays.here.laid:
+                return _call_asked(site, trays.here, compute, args, kwargs)
             output = _enter_opaque(self, args, kwargs)
             if output is PASS:
                 return compute(*args, **kwargs)
@@ -98,7 +135,7 @@ class _Intercepted(nn.Module):
                 return output
             output = compute(*args, **kwargs)
             return _leave_opaque(self, args, kwargs, output)
-        site: Site = self.__dict__[KEY]
+        site = self.__dict__[KEY]
         output = site.enter(self, args, kwargs)
         if output is PASS:
             return compute(*args, **kwargs)
@@ -112,7 +149,8 @@ class _Intercepted(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # Copied with its whole model it stays patched, by the copy's own session. Copied alone it
         # is a plain module: dragging the session along would copy the whole model.
-        state = dict(self.__dict__)
+        # torch leaves out what was compiled: it would go on to call this module.
+        state = self.__getstate__()
         copied_class = type(self)
         if id(state[KEY].session.model) not in memo:
             del state[KEY]
@@ -124,7 +162,7 @@ class _Intercepted(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # What is saved is the model as it was: a file must load where autocache is not installed.
-        state = {name: value for name, value in self.__dict__.items() if name != KEY}
+        state = {name: value for name, value in self.__getstate__().items() if name != KEY}
         return object.__new__, (original_class(type(self)),), state
 
 

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from autocache.errors import PatchError
+from autocache.runtime.compiled import SLOT
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
-
-SLOT = "_compiled_call_impl"
 
 _opaque: Any = torch.compiler.disable
 
@@ -37,19 +36,35 @@ class _Hook:
 class Enter(_Hook):
     """Forward pre-hook: a denoiser call begins."""
 
-    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if not self.session.surrounded():
+        if torch.compiler.is_compiling():
+            _begin_compiled(self.session, args, kwargs)
+        elif not self.session.surrounded():
             self.session.begin(args, kwargs)
 
 
 class Leave(_Hook):
     """Forward hook: a denoiser call ends, with no output where an exception passes it."""
 
-    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if not self.session.here.track.surrounded:
+        if torch.compiler.is_compiling():
+            _end_compiled(self.session)
+        elif not self.session.here.track.surrounded:
             self.session.end() if output is not None else self.session.abandon()
+
+
+@_opaque
+def _begin_compiled(session: Session, args: tuple, kwargs: dict[str, Any]) -> None:
+    if not session.surrounded():
+        session.begin(args, kwargs)
+    session.compiled.begin()
+
+
+@_opaque
+def _end_compiled(session: Session) -> None:
+    session.compiled.end()
+    if not session.here.track.surrounded:
+        session.end()
 
 
 @_opaque

@@ -71,6 +71,11 @@ class Store:
         self._entries: dict[str, dict[Hashable, tuple[_Entry, ...]]] = {}
         self._written_to: set[Hashable] = set()
 
+    @property
+    def copies(self) -> bool:
+        """Whether what compiled code returned may be overwritten by its next call."""
+        return self._ledger.copies
+
     def __len__(self) -> int:
         return sum(map(len, self._entries.values()))
 
@@ -202,6 +207,10 @@ class Store:
         for entry in (*earlier[: len(earlier) - len(kept)], *before[len(earlier) :]):
             self._release(name, entry)
         tensor = piece.tensor.detach() if piece.tensor.requires_grad else piece.tensor
+        if self.copies and not piece.owned:
+            # At once: a copy in the background may come after what compiled code writes there.
+            piece = piece._replace(tensor=tensor.clone(), owned=True)
+            tensor = piece.tensor
         held = _hold(tensor, claim, piece.owned)
         if held.parts[0] is tensor and self._is_foreign(piece, tensor):
             held = _hold(tensor.clone(), claim, owned=True)

@@ -34,7 +34,9 @@ class Unchanged(When):
     """
 
     def decide(self, moment: Moment) -> Decision:
-        return Decision(torch.is_grad_enabled() or torch.is_inference_mode_enabled())
+        unsure = torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+        # A CUDA graph returns the same tensor with something else in it.
+        return Decision(unsure or moment.store.copies)
 
     def decide_at(
         self, moment: Moment, site: str, module: nn.Module, args: tuple, kwargs: dict[str, Any]
@@ -65,6 +67,16 @@ class _Seen(NamedTuple):
     tensor: weakref.ref[torch.Tensor]
     version: int
     part: tuple = ()
+
+
+class _Weight(NamedTuple):
+    """A weight as it was. Held and not weakly: torch exchanges what is in a quantized weight, to
+    move it, and refuses to where there is a weak reference to it."""
+
+    tensor: torch.Tensor
+    version: int
+    dtype: torch.dtype
+    device: torch.device
 
 
 class _Inputs(NamedTuple):
@@ -107,6 +119,12 @@ def _seen(value: Any) -> Any:
     raise _UnsureError
 
 
+def _held(weight: torch.Tensor) -> _Weight:
+    if weight.is_inference():
+        raise _UnsureError
+    return _Weight(weight, weight._version, weight.dtype, weight.device)
+
+
 def _part(view: torch.Tensor) -> tuple:
     """What a view shows of the tensor it looks at."""
     if view.layout is not torch.strided:
@@ -119,7 +137,7 @@ def _weights(module: nn.Module) -> list[Any]:
     """What the module computes with. Offloaded weights are on no device between two calls and come
     as new objects each time: their owner keeps them, and they count as unchanged."""
     found: list[Any] = [
-        "offloaded" if weight.is_meta else _seen(weight)
+        "offloaded" if weight.is_meta else _held(weight)
         for weight in (*module.parameters(), *module.buffers())
     ]
     for inner in module.modules():
@@ -143,4 +161,6 @@ def _equal(before: Any, now: Any) -> bool:
     if isinstance(now, _Seen):
         same = before.tensor() is now.tensor() and before.version == now.version
         return same and before.part == now.part
+    if isinstance(now, _Weight):
+        return before.tensor is now.tensor and before[1:] == now[1:]
     return before == now

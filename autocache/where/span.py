@@ -98,9 +98,10 @@ class Span:
         moment.flights[self] = streams, _versions(streams)
 
     def _own(self, stream: torch.Tensor | None, copy: bool = False) -> torch.Tensor | None:
-        if stream is not None and (copy or self.clones or stream.is_inference()):
-            return stream.clone()
-        return stream
+        if stream is None:
+            return None
+        overwritten = self.clones or self.part.session.ledger.copies or stream.is_inference()
+        return stream.clone() if copy or overwritten else stream
 
     def _ready(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> bool:
         kept = moment.kept.get(self.name)

@@ -10,7 +10,10 @@ import torch
 
 from autocache.errors import DoesNotApplyError
 from autocache.runtime.intercept import COMPUTE, PASS
+from autocache.runtime.moment import Decision
 from autocache.runtime.outputs import Outputs, flatten, unflatten
+from autocache.runtime.tray import Tray, Trays
+from autocache.when.base import When
 from autocache.where.base import BlockRanges, Where, in_blocks
 
 if TYPE_CHECKING:
@@ -78,11 +81,14 @@ class OutputSite:
     Blocks may call one module for the image and for the text.
     """
 
+    wants_arguments = False
+
     def __init__(self, part: Part, name: str, expected: int, attention: bool) -> None:
         self.part = part
         self.session = part.session
         self.attention = attention
         self.name, self.expected = name, expected
+        self.trays = Trays()
         self._outputs = [Outputs(part, name, expected)]
 
     def _of(self, nth: int) -> Outputs:
@@ -91,28 +97,69 @@ class OutputSite:
             self._outputs.append(Outputs(self.part, f"{self.name}#{number}", self.expected))
         return self._outputs[nth]
 
+    def _next(self, moment: Moment) -> Outputs:
+        """What is kept of the next call of the module."""
+        nth = moment.flights[self] = moment.flights.get(self, -1) + 1
+        return self._of(nth)
+
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         moment = self.part.moment
         if moment is None:
             return PASS
-        nth = moment.flights[self] = moment.flights.get(self, -1) + 1
-        outputs = self._of(nth)
-        sites, name, recipe = moment.record.sites, outputs.name, self.part.recipe
+        outputs, recipe = self._next(moment), self.part.recipe
         decision = self.part.decide(moment)
-        own = recipe.when.decide_at(moment, name, module, args, kwargs) or decision
+        own = recipe.when.decide_at(moment, outputs.name, module, args, kwargs) or decision
+        if own is not decision and id(module) in moment.call.ranks.units:
+            # A module may look different on another rank, which would wait for this one's weights.
+            own = Decision(compute=True)
         if decision.compute or own.compute or not outputs.ready(moment):
-            sites[name] = "computed"
+            moment.record.sites[outputs.name] = "computed"
             if own is not decision and own.compute and not own.keep:
                 outputs.drop(moment)
                 return PASS
             return COMPUTE
-        sites[name] = recipe.how.action
+        self._note_skip(moment, outputs)
+        return COMPUTE if moment.call.dry_run else outputs.fill(moment)
+
+    def _note_skip(self, moment: Moment, outputs: Outputs) -> None:
+        recipe = self.part.recipe
+        moment.record.sites[outputs.name] = recipe.how.action
         if not recipe.where.exact:
             moment.record.action = recipe.how.action
-        if moment.call.dry_run:
-            return COMPUTE
-        moment.record.attention_skipped += self.attention and nth == 0
-        return outputs.fill(moment)
+        if not moment.call.dry_run:
+            moment.record.attention_skipped += self.attention and moment.flights[self] == 0
+
+    def ahead(self, module: nn.Module) -> tuple[Any, ...] | None:
+        """See `Ahead`."""
+        if type(self.part.recipe.when).decide_at is not When.decide_at:
+            return None
+        moment = self.part.moment
+        if moment is None:
+            return ()
+        decision = self.part.decide(moment)
+        if self.part.moment is None:
+            # Just decided: in eager mode the module that asks first is noted.
+            moment.record.sites[self._next(moment).name] = "computed"
+        if decision.compute or moment.call.dry_run:
+            return ()
+        coming = self._outputs[moment.flights.get(self, -1) + 1 :]
+        return tuple(o.fill(moment) if o.ready(moment) else COMPUTE for o in coming)
+
+    def after(self, module: nn.Module, tray: Tray) -> None:
+        """See `Ahead`."""
+        moment = self.part.moment
+        computed = iter(tray.left)
+        for nth in range(tray.calls if moment is not None else 0):
+            outputs = self._next(moment)
+            skips = not self.part.decide(moment).compute
+            if nth < len(tray.given) and tray.given[nth] is not COMPUTE:
+                self._note_skip(moment, outputs)
+                continue
+            if skips and moment.call.dry_run and outputs.ready(moment):
+                self._note_skip(moment, outputs)
+            else:
+                moment.record.sites[outputs.name] = "computed"
+            self.leave((), {}, next(computed))
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         moment = self.part.moment
