@@ -1,0 +1,287 @@
+"""One of two processes under torchrun: runs the scenarios it is named and saves what came out.
+
+`torchrun --nproc_per_node=2 -m company.parallel_worker <folder> <scenario> ...`
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from company.parallel_runs import (
+    FIXED,
+    FLUX,
+    LATENT,
+    QWEN,
+    READING,
+    TEACACHE,
+    WAN,
+    Choice,
+    Silence,
+    generate,
+    latent,
+    patched,
+    ran,
+    times,
+    trace,
+)
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import autocache
+import tiny
+from autocache.probe import FirstBlocks
+from autocache.runtime.moment import Decision, Moment
+from autocache.when import Residual
+from devices import DEVICE
+
+SHORT = datetime.timedelta(seconds=4)
+"""How long a rank of a group that is to fail waits for the others."""
+
+
+def data_parallel() -> dict[str, Any]:
+    """Each process its own prompt; whatever it sends to another one is an error."""
+    found = {}
+    with Silence(forbidden=True):
+        for key, choice in {**READING[FLUX], **FIXED}.items():
+            model, inputs = patched(FLUX, choice)
+            found[key] = ran(FLUX, model, inputs, seed=dist.get_rank())
+    return found
+
+
+def enable_context_parallel(model: Any, degree: str = "ulysses_degree") -> None:
+    """diffusers' own, which counts accelerators and takes the CPU for none."""
+    from diffusers import ContextParallelConfig
+
+    with mock.patch.object(torch.accelerator, "device_count", return_value=1):
+        model.enable_parallelism(config=ContextParallelConfig(**{degree: 2}))
+
+
+def context_parallel() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, choices in READING.items():
+        for key, choice in choices.items():
+            model, inputs = tiny.build(name)
+            enable_context_parallel(model)
+            autocache.patch(model, choice[0], **choice[1])
+            with Silence() as silence:
+                found[f"{name} {key}"] = ran(name, model, inputs)
+            found[f"{name} {key}"]["exchanges"] = silence.exchanges
+            autocache.unpatch(model)
+            found[f"{name} {key}"]["unpatched"] = generate(name, model, inputs)
+    for name, key in ((FLUX, "fbcache"), (WAN, "fbcache"), (WAN, "teacache"), (QWEN, "fbcache")):
+        model, inputs = patched(name, READING[name][key])
+        # A generation before: parallelism may come at any time.
+        generate(name, model, inputs)
+        enable_context_parallel(model)
+        found[f"{name} {key} patched before"] = ran(name, model, inputs)
+    for name in (FLUX, WAN):
+        for key, choice in FIXED.items():
+            model, inputs = patched(name, choice)
+            enable_context_parallel(model)
+            with Silence(forbidden=True):
+                found[f"{name} {key} fixed"] = ran(name, model, inputs)
+    return found
+
+
+def _branch(inputs: Callable, time: float, unconditional: bool) -> dict[str, Any]:
+    given = inputs(time)
+    text = given["encoder_hidden_states"]
+    return {**given, "encoder_hidden_states": -text if unconditional else text}
+
+
+def guided(model: nn.Module, inputs: Callable, run: Callable) -> torch.Tensor:
+    """A generation under guidance; `run` gives both branches of a step."""
+    sample = latent(inputs, 0)
+    with torch.no_grad():
+        for now in times(FLUX):
+            conditional, unconditional = run(model, inputs, now, sample)
+            sample = sample + 0.15 * (unconditional + 3 * (conditional - unconditional))
+    return sample.cpu()
+
+
+def spread(model: nn.Module, inputs: Callable, time: float, sample: torch.Tensor) -> list:
+    """One branch on each process, both known to both before the step is taken."""
+    given = _branch(inputs, time, unconditional=dist.get_rank() == 1)
+    output = model(**{**given, LATENT: sample})[0]
+    both = [torch.empty_like(output) for _ in range(2)]
+    dist.all_gather(both, output)
+    return both
+
+
+def in_one_batch(model: nn.Module, inputs: Callable, time: float, sample: torch.Tensor) -> Any:
+    """Both branches in one call of one process."""
+    pair = [_branch(inputs, time, unconditional) for unconditional in (False, True)]
+    text = torch.cat([one["encoder_hidden_states"] for one in pair])
+    both: dict[str, Any] = {**pair[0], LATENT: torch.cat([sample, sample])}
+    both |= {"encoder_hidden_states": text, "timestep": pair[0]["timestep"].repeat(2)}
+    both["pooled_projections"] = both["pooled_projections"].repeat(2, 1)
+    return model(**both)[0].chunk(2)
+
+
+def by_calls(model: nn.Module, inputs: Callable, time: float, sample: torch.Tensor) -> list:
+    """A call for each branch, in one process."""
+    pair = [_branch(inputs, time, unconditional) for unconditional in (False, True)]
+    return [model(**{**given, LATENT: sample})[0] for given in pair]
+
+
+def guidance_parallel() -> dict[str, Any]:
+    """The conditional branch on rank 0 and the unconditional one on rank 1."""
+    found: dict[str, Any] = {}
+    for key, choice in READING[FLUX].items():
+        for group in (None, dist.group.WORLD):
+            model, inputs = patched(FLUX, choice, group=group)
+            result = guided(model, inputs, spread)
+            found[f"{key} {'alone' if group is None else 'together'}"] = {
+                "result": result,
+                "trace": trace(model),
+            }
+    return found
+
+
+def tensor_parallel() -> dict[str, Any]:
+    """The feed-forward of each block spread over both processes."""
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    mesh = init_device_mesh(DEVICE.type, (2,))
+    found = {}
+    for key in ("teacache", "fbcache", "seacache"):
+        model, inputs = tiny.build(WAN)
+        for block in model.blocks:
+            plan = {"net.0.proj": ColwiseParallel(), "net.2": RowwiseParallel()}
+            parallelize_module(block.ffn, mesh, plan)
+        choice = READING[WAN][key]
+        autocache.patch(model, choice[0], **choice[1])
+        with Silence() as silence:
+            found[key] = ran(WAN, model, inputs)
+        found[key]["exchanges"] = silence.exchanges
+    return found
+
+
+class BrokenError(Exception):
+    """A failure of this process."""
+
+
+def _failing(choice: Choice, step: int, ranks: tuple[int, ...], group: Any) -> dict[str, Any]:
+    """A generation in which some processes raise in a block; what becomes of it, and the next."""
+    model, inputs = patched(FLUX, choice, group=group)
+    calls = [0]
+
+    def broken(*_: Any) -> None:
+        calls[0] += 1
+        if calls[0] == step + 1 and dist.get_rank() in ranks:
+            raise BrokenError
+
+    handle = model.transformer_blocks[0].norm1.register_forward_hook(broken)
+    found = ended(FLUX, model, inputs)
+    handle.remove()
+    return found | ran(FLUX, model, inputs) if len(ranks) == 2 else found
+
+
+def ended(name: str, model: nn.Module, inputs: Callable) -> dict[str, Any]:
+    """How a generation ended, and how long it took."""
+    began, how = time.monotonic(), "well"
+    try:
+        generate(name, model, inputs)
+    except (BrokenError, autocache.errors.RankError) as error:
+        how = f"{type(error).__name__}: {error}"
+    return {"ended": how, "took": time.monotonic() - began}
+
+
+@dataclass(frozen=True)
+class BrokenRule(Residual):
+    """Raises on rank 1 while rank 0 waits to hear what it measured."""
+
+    def decide(self, moment: Moment) -> Decision:
+        if moment.step == 3 and dist.get_rank() == 1:
+            raise BrokenError
+        return super().decide(moment)
+
+
+def faults() -> dict[str, Any]:
+    found = {}
+    fbcache = READING[FLUX]["fbcache"]
+    everyone = dist.new_group(timeout=SHORT)
+    found["all"] = _failing(fbcache, 5, (0, 1), everyone)
+    found["all again"] = _failing(fbcache, 1, (0, 1), everyone)
+    # A group in which a rank did not come is of no use any more: each has one of its own.
+    found["block"] = _failing(TEACACHE, 3, (1,), dist.new_group(timeout=SHORT))
+    dist.barrier()
+    model, inputs = tiny.build(FLUX)
+    rule = BrokenRule(FirstBlocks(), 0.1)
+    autocache.patch(model, when=rule, group=dist.new_group(timeout=SHORT))
+    found["rule"] = ended(FLUX, model, inputs)
+    dist.barrier()
+    mesh = DeviceMesh.from_group(dist.new_group(timeout=SHORT), DEVICE.type)
+    model, inputs = tiny.build(FLUX)
+    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+        fully_shard(block, mesh=mesh)
+    autocache.patch(fully_shard(model, mesh=mesh), when=rule)
+    found["weights"] = ended(FLUX, model, inputs)
+    dist.barrier()
+    found["elsewhere"] = _elsewhere(dist.new_group(timeout=SHORT))
+    dist.barrier()
+    group = dist.new_group(timeout=datetime.timedelta(minutes=10))
+    if dist.get_rank() == 1:
+        save("faults", found)
+        os._exit(0)
+    found["gone"] = _failing(fbcache, 0, (), group)
+    return found
+
+
+def _elsewhere(group: Any) -> dict[str, Any]:
+    """Rank 1 starts again after two steps, and rank 0 goes on; then both start again."""
+    model, inputs = patched(FLUX, TEACACHE, group=group)
+    plan = times(FLUX)[:2] + times(FLUX)[:3] if dist.get_rank() else times(FLUX)[:3]
+    said = "nothing"
+    try:
+        with torch.no_grad():
+            for now in plan:
+                model(**{**inputs(now), LATENT: latent(inputs, 0)})
+    except autocache.errors.RankError as error:
+        said = str(error)
+    return {"said": said, **ran(FLUX, model, inputs)}
+
+
+def save(name: str, found: dict[str, Any]) -> None:
+    folder = Path(sys.argv[1])
+    torch.save(found, folder / f"{name}.{dist.get_rank()}.part")
+    # Whoever reads it never sees a half-written file.
+    (folder / f"{name}.{dist.get_rank()}.part").rename(folder / f"{name}.{dist.get_rank()}.pt")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=90))
+    for scenario in sys.argv[2:]:
+        scenarios: Any = globals()
+        if scenario not in scenarios:
+            from company import parallel_weights
+
+            scenarios = vars(parallel_weights)
+        save(scenario, scenarios[scenario]())
+    if "faults" not in sys.argv:
+        dist.barrier()
+        dist.destroy_process_group()
+    else:
+        # Rank 1 is gone; what it left unfinished must not be waited for.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
