@@ -158,7 +158,7 @@ def test_reset_in_mid_generation(name: str) -> None:
     """Patch.reset drops the tensors and the record, and the next generation is a fresh one."""
     expected = _fresh(name, "dit_block")
     pipe = make(name)
-    patch = autocache.patch(pipe, "dit_block")
+    patch = autocache.patch(pipe, "dit_block", keep=True)
     _stopped_in_a_step(pipe, 6, Stopped, **FULL)
     assert patch.stats().bytes_held > 0
     patch.reset()
