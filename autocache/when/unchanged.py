@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from autocache.runtime.moment import Decision
 from autocache.when.base import When
@@ -69,9 +70,9 @@ class _Seen(NamedTuple):
     part: tuple = ()
 
 
-class _Weight(NamedTuple):
-    """A weight as it was. Held and not weakly: torch exchanges what is in a quantized weight, to
-    move it, and refuses to where there is a weak reference to it."""
+class _Quantized(NamedTuple):
+    """A weight made of several tensors, as it was. Held and not weakly: to move it torch exchanges
+    what is in it, and refuses to where there is a weak reference to it."""
 
     tensor: torch.Tensor
     version: int
@@ -119,10 +120,10 @@ def _seen(value: Any) -> Any:
     raise _UnsureError
 
 
-def _held(weight: torch.Tensor) -> _Weight:
-    if weight.is_inference():
-        raise _UnsureError
-    return _Weight(weight, weight._version, weight.dtype, weight.device)
+def _weight(weight: torch.Tensor) -> _Seen | _Quantized:
+    if is_traceable_wrapper_subclass(weight) and not weight.is_inference():
+        return _Quantized(weight, weight._version, weight.dtype, weight.device)
+    return _seen(weight)
 
 
 def _part(view: torch.Tensor) -> tuple:
@@ -137,7 +138,7 @@ def _weights(module: nn.Module) -> list[Any]:
     """What the module computes with. Offloaded weights are on no device between two calls and come
     as new objects each time: their owner keeps them, and they count as unchanged."""
     found: list[Any] = [
-        "offloaded" if weight.is_meta else _held(weight)
+        "offloaded" if weight.is_meta else _weight(weight)
         for weight in (*module.parameters(), *module.buffers())
     ]
     for inner in module.modules():
@@ -161,6 +162,6 @@ def _equal(before: Any, now: Any) -> bool:
     if isinstance(now, _Seen):
         same = before.tensor() is now.tensor() and before.version == now.version
         return same and before.part == now.part
-    if isinstance(now, _Weight):
+    if isinstance(now, _Quantized):
         return before.tensor is now.tensor and before[1:] == now[1:]
     return before == now
