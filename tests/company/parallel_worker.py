@@ -43,6 +43,7 @@ import tiny
 from autocache.probe import FirstBlocks
 from autocache.runtime.moment import Decision, Moment
 from autocache.when import Residual
+from autocache.where import Blocks
 from devices import DEVICE
 
 SHORT = datetime.timedelta(seconds=4)
@@ -223,14 +224,15 @@ def faults() -> dict[str, Any]:
     dist.barrier()
     model, inputs = tiny.build(FLUX)
     rule = BrokenRule(FirstBlocks(), 0.1)
-    autocache.patch(model, when=rule, group=dist.new_group(timeout=SHORT))
+    where = Blocks((1, 6))
+    autocache.patch(model, when=rule, where=where, group=dist.new_group(timeout=SHORT))
     found["rule"] = ended(FLUX, model, inputs)
     dist.barrier()
     mesh = DeviceMesh.from_group(dist.new_group(timeout=SHORT), DEVICE.type)
     model, inputs = tiny.build(FLUX)
     for block in (*model.transformer_blocks, *model.single_transformer_blocks):
         fully_shard(block, mesh=mesh)
-    autocache.patch(fully_shard(model, mesh=mesh), when=rule)
+    autocache.patch(fully_shard(model, mesh=mesh), when=rule, where=where)
     found["weights"] = ended(FLUX, model, inputs)
     dist.barrier()
     found["elsewhere"] = _elsewhere(dist.new_group(timeout=SHORT))

@@ -93,7 +93,7 @@ def test_what_is_computed_together_is_right_for_each(found: Found, key: str) -> 
         assert session is not None
         recipe = session.parts[0].recipe
         steps = [n for n, done in enumerate(ran["trace"]) if done == "C"]
-        mask = Mask.computing(steps, STEPS)
+        mask = Mask.computing(steps, STEPS, history=3)
         autocache.patch(model, when=mask, where=recipe.where, how=recipe.how)
         expected = parallel_runs.ran(name, model, inputs, seed)
         assert expected["blocks"] == ran["blocks"]
