@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from autocache.runtime.store import readable_bytes
+from autocache.runtime.sizes import readable_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "quality.json"
