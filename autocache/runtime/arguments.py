@@ -46,6 +46,13 @@ class Arguments:
         """A number that differs between steps; where every token has a time of its own, too."""
         return self._time(args, kwargs, _mean)
 
+    @property
+    def direction(self) -> int:
+        """The way that `time` goes in a generation, 1 or -1; 0 where nothing says so."""
+        if self.spec.timestep is None:
+            return 1
+        return 0 if self.spec.file is None else -1 if self.spec.timestep_scale > 0 else 1
+
     def timestep(self, args: tuple, kwargs: dict[str, Any]) -> float:
         """The timestep on the scheduler's scale.
 

@@ -19,7 +19,9 @@ class Clock:
     one whose scheduler announced the generation and takes no steps, since copies of it do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, direction: int = 0) -> None:
+        """`direction` is the way that time is expected to go in a generation, 1 or -1; 0 where
+        nothing is known of it."""
         self.generation = -1
         self.step = 0
         self.total: int | None = None
@@ -29,7 +31,8 @@ class Clock:
         self._index: int | None = None
         self._began: Callable[[], float] | None = None
         self._time: float | None = None
-        self._direction = 0
+        self._direction = direction
+        self._sure = self._against = False
         self._calls: Counter[str] = Counter()
 
     def announce(self, total: int | None) -> None:
@@ -137,11 +140,21 @@ class Clock:
             return True
         if now == before:
             return self._calls.total() >= MAX_BRANCHES
-        direction = 1 if now > before else -1
-        if self._direction == 0:
-            self._direction = direction
-        if direction != self._direction:
+        if self._turns_back(1 if now > before else -1):
             return True
         self.step += 1
         self._calls.clear()
+        return False
+
+    def _turns_back(self, direction: int) -> bool:
+        """Whether a move of time is a jump back; two such and none the other way are the way."""
+        if self._direction == 0:
+            self._direction = direction
+        elif direction == self._direction:
+            self._sure = True
+        elif self._sure or not self._against:
+            self._against = True
+            return True
+        else:
+            self._direction, self._sure = direction, True
         return False

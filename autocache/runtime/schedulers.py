@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 SCHEDULER = "scheduler"
+
+
+def has_denoiser(pipeline: Any, model: nn.Module | None) -> bool:
+    """Whether a denoiser is still a part of a pipeline, by itself or inside a wrapper."""
+    components = getattr(pipeline, "components", None)
+    if not isinstance(components, Mapping):
+        return True
+    parts = [part for part in components.values() if isinstance(part, nn.Module)]
+    if any(getattr(part, "_orig_mod", part) is model for part in parts):
+        return True
+    return any(inner is model for part in parts for inner in part.modules())
 
 
 def scheduler_name(pipeline: Any, model: object) -> str:

@@ -39,8 +39,8 @@ class Branch:
 class Track:
     """One way through the denoiser, a thread's or a request's: nothing in it is shared."""
 
-    def __init__(self) -> None:
-        self.clock = Clock()
+    def __init__(self, direction: int = 0) -> None:
+        self.clock = Clock(direction)
         self.caller = Caller()
         self.number = 0
         """Of the generation, among all of the denoiser."""
@@ -171,13 +171,14 @@ class Track:
 class Tracks:
     """All ways through one denoiser that are still in use."""
 
-    def __init__(self) -> None:
+    def __init__(self, direction: int = 0) -> None:
+        self._direction = direction
         self._known: weakref.WeakSet[Track] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def new(self) -> Track:
         """One more."""
-        track = Track()
+        track = Track(self._direction)
         with self._lock:
             self._known.add(track)
         return track

@@ -136,3 +136,21 @@ def test_so_is_one_whose_branches_have_no_names():
         clock.enter(lambda time=time: float(time))
         steps.append(clock.step)
     assert steps == [0] * MAX_BRANCHES + [*range(1, 21 - MAX_BRANCHES)]
+
+
+def test_a_lone_call_before_a_loop_does_not_turn_time_round():
+    """A warm-up call at a later time is a generation of its own where the way of time is known;
+    where it is not, the first loop after it finds out."""
+    warm_up, loop = 2, [9, 5, 1]
+    placed = by_time(Clock(-1), [warm_up, *loop, *loop])
+    assert placed[0] == (0, 0, "0")
+    assert placed[1:4] == [(1, 0, "0"), (1, 1, "0"), (1, 2, "0")]
+    assert placed[4:] == [(2, 0, "0"), (2, 1, "0"), (2, 2, "0")]
+    steps = [step for _, step, _ in by_time(Clock(), [warm_up, *loop, *loop])]
+    assert steps[-3:] == [0, 1, 2]
+
+
+def test_time_that_goes_the_other_way_than_expected_is_found_out():
+    """A spec may be wrong about it: the second step of the first generation tells."""
+    placed = by_time(Clock(-1), [0.1, 0.3, 0.5, 0.7, 0.1, 0.3])
+    assert [step for _, step, _ in placed] == [0, 0, 1, 2, 0, 1]
