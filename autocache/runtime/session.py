@@ -21,7 +21,7 @@ from autocache.runtime.compiled import Compiled
 from autocache.runtime.moment import Call, Moment
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
-from autocache.runtime.schedulers import scheduler_name
+from autocache.runtime.schedulers import has_denoiser, scheduler_name
 from autocache.runtime.scope import present
 from autocache.runtime.subject import Subject
 from autocache.runtime.totals import Totals
@@ -82,7 +82,7 @@ class Session:
         self._fresh()
 
     def _fresh(self) -> None:
-        self.tracks = Tracks()
+        self.tracks = Tracks(self._arguments.direction)
         self.here = Here(self.tracks, len(self.parts))
         self.gate = alone.Gate()
         self.compiled = Compiled(self)
@@ -237,8 +237,11 @@ class Session:
         return self._pipelines[pipeline]
 
     def holds(self, scheduler: object) -> bool:
-        """Whether a pipeline that runs this denoiser holds the scheduler now."""
-        return any(getattr(p, name, None) is scheduler for p, name in self._pipelines.items())
+        """Whether a pipeline that runs this denoiser now holds the scheduler."""
+        return any(
+            getattr(pipeline, name, None) is scheduler and has_denoiser(pipeline, self.model)
+            for pipeline, name in self._pipelines.items()
+        )
 
     def drop(self) -> None:
         """Drop every cached tensor; those of a call under way when that is over."""
