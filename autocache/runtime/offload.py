@@ -32,6 +32,16 @@ _MOVING = {"group", "execution_device", "hooks"}
 Others are left alone: one that gathers a result over processes has none to gather here."""
 
 
+def computes_on(model: nn.Module) -> Any:
+    """Where its hooks bring a model and what it is given; None where it is used as it is placed."""
+    for hook in _hooks(model):
+        if hasattr(hook, "group"):
+            return hook.group.onload_device
+        if getattr(hook, "execution_device", None) is not None:
+            return hook.execution_device
+    return None
+
+
 @contextlib.contextmanager
 def onloaded(
     module: nn.Module, args: tuple, kwargs: dict[str, Any]
