@@ -19,6 +19,7 @@ from autocache.runtime import alone, changes, intercept, parallelism, root, runs
 from autocache.runtime.arguments import Arguments, latents, shape
 from autocache.runtime.compiled import Compiled
 from autocache.runtime.moment import Call, Moment
+from autocache.runtime.offload import computes_on
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.schedulers import has_denoiser, scheduler_name
@@ -340,7 +341,8 @@ class Session:
         call = track.call = self._call(track, name, args, kwargs)
         if self.expected is not None:
             self.expected.check(self, track, call)
-        branch = self._branch(track, name, shape(args, kwargs))
+        place = computes_on(self.model) if self.model is not None else None
+        branch = self._branch(track, name, (*shape(args, kwargs), place))
         assert track.shared is not None
         moments = [
             Moment(call, own, shared)
