@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from peft.utils import get_peft_model_state_dict
 from pipelines import tiny_pipelines
 from pipelines.tiny_pipelines import denoisers, run
 
+import autocache
 from devices import DEVICE
 
 STEPS = 6
@@ -161,3 +162,97 @@ def generate(
 
         output = run(pipe, steps=steps, callback_on_step_end=ended, **options)
     return Generation(output, ran)
+
+
+Life = Mapping[str, Callable[[Any], Any]]
+"""What happens to a pipeline, in order; a generation follows each change."""
+
+
+def skipping(strategy: str) -> str:
+    """What a strategy leaves out, of what is counted."""
+    return "attention" if strategy in ("attention", "fora") else "block"
+
+
+def check_life(
+    name: str,
+    strategy: str,
+    life: Life,
+    plain: Sequence[Generation],
+    *,
+    off: Collection[str],
+    built: Callable[[str], Any] = make,
+    **options: Any,
+) -> None:
+    """Under one patch each generation is the very one of a patch made after the change, which does
+    skip; with caching off, looked at after the changes in `off`, that of a pipeline that was never
+    cached. `plain` are that one's generations."""
+    parameters = STRATEGIES[name][strategy]
+    kept, anew = built(name), built(name)
+    patch = autocache.patch(kept, strategy, **parameters)
+    for (label, change), reference in zip(life.items(), plain, strict=True):
+        change(kept)
+        change(anew)
+        with autocache.patch(anew, strategy, **parameters):
+            expected = generate(anew, **options)
+        assert generate(kept, **options) == expected, label
+        if strategy == "invariant":
+            assert torch.equal(expected.output, reference.output), label
+        else:
+            kind = skipping(strategy)
+            assert 0 < expected.total(kind) < reference.total(kind), label
+            assert not torch.equal(expected.output, reference.output), label
+        if label in off:
+            patch.enabled = False
+            assert generate(kept, **options) == reference, label
+            patch.enabled = True
+    patch.unpatch()
+    modules = [module for model in denoisers(kept) for module in model.modules()]
+    assert not any("_autocache_site" in vars(module) for module in modules)
+
+
+def uncached(
+    name: str, life: Life, built: Callable[[str], Any] = make, **options: Any
+) -> list[Generation]:
+    """The life of a pipeline that was never patched."""
+    pipe = built(name)
+    generations = []
+    for change in life.values():
+        change(pipe)
+        generations.append(generate(pipe, **options))
+    return generations
+
+
+def check_midway(
+    name: str,
+    strategy: str,
+    change: Callable[[Any], Any],
+    before: Callable[[Any], Any] = lambda pipe: None,
+    built: Callable[[str], Any] = make,
+    **options: Any,
+) -> None:
+    """A change in the middle of a generation: the step after it is computed, and then the strategy
+    goes on as if it had been turned off and on again, which drops what is cached."""
+    at = 2
+    parameters = STRATEGIES[name][strategy]
+
+    def generation(patched: bool, dropping: bool = False) -> Generation:
+        pipe = built(name)
+        before(pipe)
+        patch = autocache.patch(pipe, strategy, **parameters) if patched else None
+
+        def after(step: int) -> None:
+            if step == at:
+                change(pipe)
+            if step == at and patch is not None and dropping:
+                patch.enabled = False
+                patch.enabled = True
+
+        return generate(pipe, after, **options)
+
+    plain, cached = generation(False), generation(True)
+    assert cached.ran[at + 1] == cached.first
+    if strategy == "invariant":
+        assert torch.equal(cached.output, plain.output)
+    else:
+        assert cached.total(skipping(strategy)) < plain.total(skipping(strategy))
+    assert cached == generation(True, dropping=True)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from company.adapted import PAIRS, STEPS, STRATEGIES, Generation, generate, lora, make, watched
+from company.adapted import (
+    PAIRS,
+    STEPS,
+    STRATEGIES,
+    Generation,
+    Life,
+    check_life,
+    check_midway,
+    generate,
+    lora,
+    make,
+    uncached,
+    watched,
+)
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from pipelines.tiny_pipelines import denoisers, run
@@ -21,7 +33,6 @@ import tiny
 from devices import DEVICE
 
 PIPES = tuple(STRATEGIES)
-Change = Callable[[Any], None]
 
 
 @functools.cache
@@ -35,63 +46,41 @@ def _load(pipe: Any, name: str, which: int, adapter: str = "", **options: Any) -
     pipe.load_lora_weights(weights, adapter_name=adapter or "ab"[which], **options)
 
 
-LIFE: dict[str, Callable[[Any, str], Any]] = {
-    "nothing": lambda pipe, name: None,
-    "load": lambda pipe, name: _load(pipe, name, 0),
-    "load another": lambda pipe, name: _load(pipe, name, 1),
-    "mix": lambda pipe, name: pipe.set_adapters(["a", "b"], [0.5, 2.0]),
-    "switch": lambda pipe, name: pipe.set_adapters("b"),
-    "fuse": lambda pipe, name: pipe.fuse_lora(),
-    "unfuse": lambda pipe, name: pipe.unfuse_lora(),
-    "disable": lambda pipe, name: pipe.disable_lora(),
-    "enable": lambda pipe, name: pipe.enable_lora(),
-    "delete": lambda pipe, name: pipe.delete_adapters("a"),
-    "unload": lambda pipe, name: pipe.unload_lora_weights(),
-}
-"""One adapter's life, in order; a generation follows each change."""
+def _life(name: str) -> Life:
+    """One adapter's life."""
+    return {
+        "nothing": lambda pipe: None,
+        "load": lambda pipe: _load(pipe, name, 0),
+        "load another": lambda pipe: _load(pipe, name, 1),
+        "mix": lambda pipe: pipe.set_adapters(["a", "b"], [0.5, 2.0]),
+        "switch": lambda pipe: pipe.set_adapters("b"),
+        "fuse": lambda pipe: pipe.fuse_lora(),
+        "unfuse": lambda pipe: pipe.unfuse_lora(),
+        "disable": lambda pipe: pipe.disable_lora(),
+        "enable": lambda pipe: pipe.enable_lora(),
+        "delete": lambda pipe: pipe.delete_adapters("a"),
+        "unload": lambda pipe: pipe.unload_lora_weights(),
+    }
 
 
 @functools.cache
-def _plain(name: str) -> list[Generation]:
-    """The life of a pipeline that was never cached."""
-    pipe = make(name)
-    generations = []
-    for change in LIFE.values():
-        change(pipe, name)
-        generations.append(generate(pipe))
-    return generations
+def _plain(name: str) -> dict[str, Generation]:
+    return dict(zip(_life(name), uncached(name, _life(name)), strict=True))
 
 
 @pytest.mark.parametrize(("name", "strategy"), PAIRS)
 def test_changes_between_generations(name: str, strategy: str) -> None:
     """Under one patch each generation is the very one of a patch made after the change, and with
     caching off the one of a pipeline that was never cached."""
-    options = STRATEGIES[name][strategy]
-    kept, anew = make(name), make(name)
-    patch = autocache.patch(kept, strategy, **options)
-    for (label, change), plain in zip(LIFE.items(), _plain(name), strict=True):
-        change(kept, name)
-        change(anew, name)
-        with autocache.patch(anew, strategy, **options):
-            expected = generate(anew)
-        assert generate(kept) == expected, label
-        assert torch.equal(expected.output, plain.output) is (strategy == "invariant"), label
-        if strategy != "invariant":
-            kind = "attention" if strategy in ("attention", "fora") else "block"
-            assert 0 < expected.total(kind) < plain.total(kind), label
-        if label in ("load", "fuse", "unload"):
-            patch.enabled = False
-            assert generate(kept) == plain, label
-            patch.enabled = True
-    patch.unpatch()
-    assert not any("_autocache_site" in vars(m) for d in denoisers(kept) for m in d.modules())
+    plain = list(_plain(name).values())
+    check_life(name, strategy, _life(name), plain, off=("load", "fuse", "unload"))
 
 
 @pytest.mark.parametrize("name", PIPES)
 def test_the_adapters_do_something(name: str) -> None:
     """No two of the states that differ in their adapters give the same output. Unfused weights
     are not the very same: peft adds and takes away."""
-    outputs = dict(zip(LIFE, (g.output for g in _plain(name)), strict=True))
+    outputs = {label: generation.output for label, generation in _plain(name).items()}
     torch.testing.assert_close(outputs["nothing"], outputs["unload"], rtol=1e-3, atol=1e-4)
     states = ["nothing", "load", "load another", "mix"]
     assert all(not torch.equal(outputs[a], outputs[b]) for a in states for b in states if a < b)
@@ -147,32 +136,13 @@ def test_changes_in_mid_generation(name: str, strategy: str, midway: str) -> Non
     """In a callback: the step after is computed, since nothing that the weights of before made
     stands in for what those of now would, and from there on the strategy goes on."""
     before, change = MIDWAY[midway]
-    at = 2
-    options = STRATEGIES[name][strategy]
+    life = _life(name)
 
-    def generation(patched: bool, told: Callable[[], Any] = lambda: None) -> Generation:
-        pipe = make(name)
+    def prepare(pipe: Any) -> None:
         for label in before:
-            LIFE[label](pipe, name)
-        patch = autocache.patch(pipe, strategy, **options) if patched else None
+            life[label](pipe)
 
-        def after(step: int) -> None:
-            if step == at:
-                LIFE[change](pipe, name)
-            if step == at and patch is not None and told():
-                patch.enabled = False
-                patch.enabled = True
-
-        return generate(pipe, after)
-
-    plain, cached = generation(False), generation(True)
-    assert cached.ran[at + 1] == cached.first
-    if strategy == "invariant":
-        assert torch.equal(cached.output, plain.output)
-    else:
-        kind = "attention" if strategy in ("attention", "fora") else "block"
-        assert cached.total(kind) < plain.total(kind)
-    assert cached == generation(True, told=lambda: True)
+    check_midway(name, strategy, life[change], prepare)
 
 
 @pytest.mark.parametrize("midway", [False, True])
@@ -274,7 +244,7 @@ def test_what_is_saved(name: str, tmp_path: Path) -> None:
         assert all(torch.equal(plain[key], patched[key]) for key in plain)
     again = make(name)
     again.load_lora_weights(tmp_path / "patched", adapter_name="a")
-    assert torch.equal(run(again, steps=STEPS), _plain(name)[1].output)
+    assert torch.equal(run(again, steps=STEPS), _plain(name)["load"].output)
 
 
 def test_an_adapter_on_a_model_without_its_pipeline() -> None:
