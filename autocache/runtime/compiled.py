@@ -42,7 +42,7 @@ class Region:
         self.inside = inside
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self.inner(*args, **kwargs)  # part of a larger region
         asked = ask(self.inside, region=True)
         try:

@@ -123,7 +123,7 @@ class _Intercepted(nn.Module):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         compute: Any = super().__call__
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             site: Any = self.__dict__[KEY]
             trays = getattr(site, "trays", None)
             if trays is not None and trays.here.laid:

@@ -37,7 +37,7 @@ class Enter(_Hook):
     """Forward pre-hook: a denoiser call begins."""
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             _begin_compiled(self.session, args, kwargs)
         elif not self.session.surrounded():
             self.session.begin(args, kwargs)
@@ -47,7 +47,7 @@ class Leave(_Hook):
     """Forward hook: a denoiser call ends, with no output where an exception passes it."""
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             _end_compiled(self.session)
         elif not self.session.here.track.surrounded:
             self.session.end() if output is not None else self.session.abandon()
@@ -89,7 +89,7 @@ class Around:
         self.inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             # Traced, what the session decides now would be decided for ever.
             refuse(self.session)
         entry: Any = self.session.entry

@@ -148,8 +148,10 @@ class OutputSite:
     def after(self, module: nn.Module, tray: Tray) -> None:
         """See `Ahead`."""
         moment = self.part.moment
+        if moment is None:
+            return
         computed = iter(tray.left)
-        for nth in range(tray.calls if moment is not None else 0):
+        for nth in range(tray.calls):
             outputs = self._next(moment)
             skips = not self.part.decide(moment).compute
             if nth < len(tray.given) and tray.given[nth] is not COMPUTE:
