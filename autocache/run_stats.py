@@ -56,6 +56,8 @@ class RunStats:
     bytes_peak: int
     steps: tuple[StepRecord, ...]
     memory: MemoryUse
+    not_finite: int = 0
+    """Denoiser calls in which what was measured was NaN or Inf, so that they were computed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
@@ -72,6 +74,7 @@ class RunStats:
             "spec_file": self.spec_file,
             "generations": self.generations,
             "passes": self.passes,
+            "not_finite": self.not_finite,
             **{k: {"run": c.run, "total": c.total, "share": c.share} for k, c in calls.items()},
             "seconds": {"denoiser": self.seconds},
             "bytes": self.memory.to_dict(),
@@ -89,6 +92,7 @@ class RunStats:
             "block calls run": str(self.blocks),
             "attention calls run": str(self.attention),
             "denoiser time": f"{self.seconds:.2f} s",
+            **({"not finite": f"in {self.not_finite} calls"} if self.not_finite else {}),
             **self.memory.rows(),
             "last generation": self._map(),
         }
@@ -137,5 +141,6 @@ def collect(sessions: Sequence[Session]) -> RunStats:
         bytes_held=memory.held,
         bytes_peak=memory.peak,
         memory=memory,
+        not_finite=sum(t.not_finite for t in totals),
         steps=tuple(record for t in totals for record in t.records),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,8 @@ class Decision:
     compute: bool
     keep: bool = False
     distance: float | None = None
-    """What the decision was taken on, in the units of the strategy's threshold."""
+    """What the decision was taken on, in the units of the strategy's threshold. On what is not
+    finite none is taken: the step is computed, and nothing kept stands in for the next."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,11 @@ class State:
     store: Store
     kept: dict[str, Any] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+
+    def clear(self) -> None:
+        """Let go of everything kept, so that the next step cannot skip."""
+        self.store.clear()
+        self.kept.clear()
 
 
 def _unknown(step: int) -> float:
@@ -138,3 +145,16 @@ class Moment:
     @property
     def memory(self) -> dict[str, Any]:
         return self.state.memory
+
+    def distrust(self) -> None:
+        """What was measured is not finite: what is kept may be no better, and is let go of."""
+        self.record.not_finite = True
+        self.state.clear()
+
+    def note_errors(self, errors: Iterable[float]) -> None:
+        """Record how far what would have stood in is from what was computed."""
+        for error in errors:
+            if math.isfinite(error):
+                self.record.error = max(self.record.error or 0.0, error)
+            else:
+                self.record.not_finite = True

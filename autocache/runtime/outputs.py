@@ -55,8 +55,7 @@ def kept_values(moment: Moment, name: str) -> list[tuple[Value, ...]]:
 def note_error(moment: Moment, filled: Any, computed: Any) -> None:
     """Record how far what would have stood in is from what was computed."""
     pairs = zip(flatten(filled)[0], flatten(computed)[0], strict=True)
-    errors = [relative_l1(a, b) for a, b in pairs if isinstance(b, torch.Tensor)]
-    moment.record.error = max([moment.record.error or 0.0, *errors])
+    moment.note_errors(relative_l1(a, b) for a, b in pairs if isinstance(b, torch.Tensor))
 
 
 class Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from autocache.runtime.moment import Decision, Moment, State
@@ -34,13 +35,23 @@ class Part:
     def decide(self, moment: Moment) -> Decision:
         """Compute or skip, decided once per denoiser call."""
         if moment.decision is None:
-            decision = moment.decision = self._agreed(moment, self._decide(moment))
+            decision = self._sound(moment, self._decide(moment))
+            decision = moment.decision = self._agreed(moment, decision)
             self.recipe.limits.count(moment, decision.compute)
             if decision.distance is not None:
                 moment.record.distance = decision.distance
             if decision.compute and not decision.keep:
                 self.session.here.acting[self.index] = None
         return moment.decision
+
+    def _sound(self, moment: Moment, decision: Decision) -> Decision:
+        """What is done where a rule measured what is not finite, whatever it made of that."""
+        if decision.distance is None or math.isfinite(decision.distance):
+            return decision
+        if not decision.compute:
+            self.recipe.when.overruled(moment)
+        moment.distrust()
+        return Decision(compute=True)
 
     def _agreed(self, moment: Moment, decision: Decision) -> Decision:
         """What all ranks do, where some must not skip what the others compute."""

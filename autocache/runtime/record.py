@@ -33,6 +33,8 @@ class StepRecord:
     sites: dict[str, Action] = field(default_factory=dict)
     whole: bool = False
     """The denoiser itself was not run."""
+    not_finite: bool = False
+    """What was measured in it was NaN or Inf."""
 
     def skip_all(self) -> None:
         """Note that nothing of the denoiser was run."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from autocache.runtime import alone, changes, intercept, parallelism, root, runs
 from autocache.runtime.arguments import Arguments, latents, shape
 from autocache.runtime.compiled import Compiled
 from autocache.runtime.moment import Call, Moment
+from autocache.runtime.notices import Notices
 from autocache.runtime.offload import computes_on
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from autocache.strategy.recipe import Recipe
     from autocache.tuning.expectations import Expectations
     from autocache.where import Around
-
-logger = logging.getLogger("autocache")
-
-LONG_ENOUGH = 4
-"""Calls of a generation from which on it is worth a word that none of them skipped anything."""
 
 
 class Session:
@@ -78,7 +73,7 @@ class Session:
         ]
         self.ledger = ledger
         """That of all denoisers of the patch."""
-        self._told = not any(part.recipe.where.skips for part in self.parts)
+        self._notices = Notices(self.label, any(part.recipe.where.skips for part in self.parts))
         self._pipelines: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
         self._fresh()
 
@@ -432,6 +427,8 @@ class Session:
         record.seconds = time.perf_counter() - track.started
         record.bytes = self.ledger.held
         self.totals.add(record)
+        if record.not_finite:
+            self._notices.not_finite(record, self._strategy)
         if track.spoiled:
             track.forget()
         if self.ledger.budget is not None:
@@ -491,22 +488,13 @@ class Session:
         self.track.sample = sample
         track = self.track
         if track.clock.advance(start, end):
-            self._tell_if_idle(track)
+            self._notices.idle(track, self._strategy)
             if not self.keep:
                 track.forget()
 
-    def _tell_if_idle(self, track: Track) -> None:
-        """A strategy that is on and does nothing would pass for one that does not help."""
-        if self._told or track.skipped or track.calls < LONG_ENOUGH:
-            return
-        self._told = True
-        logger.warning(
-            "%s skipped nothing in %d calls of %s; its limits or its threshold compute every step "
-            "of a generation this short or this restless (autocache.stats says what was computed)",
-            self.patch.strategy if self.patch else "the strategy",
-            track.calls,
-            self.label,
-        )
+    @property
+    def _strategy(self) -> object:
+        return self.patch.strategy if self.patch else "the strategy"
 
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""

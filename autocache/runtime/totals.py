@@ -23,7 +23,7 @@ class Totals:
 
     def _zero(self) -> None:
         self.passes = self.passes_skipped = self.generations = 0
-        self.blocks_skipped = self.attention_skipped = 0
+        self.blocks_skipped = self.attention_skipped = self.not_finite = 0
         self.seconds = 0.0
 
     @property
@@ -47,6 +47,7 @@ class Totals:
             self.blocks_skipped += record.blocks_skipped
             self.attention_skipped += record.attention_skipped
             self.seconds += record.seconds
+            self.not_finite += record.not_finite
 
     def clear(self) -> None:
         """Count from nothing again."""

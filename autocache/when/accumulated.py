@@ -58,12 +58,16 @@ class Accumulated(When):
     def decide(self, moment: Moment) -> Decision:
         keep = self.threshold > 0
         distance, memory = self._distance(moment), moment.memory
-        if distance is None or moment.forced or not math.isfinite(distance):
+        change = None if distance is None else self._rescale(distance)
+        if change is not None and not math.isfinite(change):
+            memory["sum"] = 0.0
+            return Decision(compute=True, distance=change)
+        if distance is None or change is None or moment.forced:
             memory["sum"] = 0.0
             return Decision(compute=True, keep=keep)
         self._tell_if_far(moment, distance)
-        memory["sum"] = total = memory.get("sum", 0.0) + self._rescale(distance)
-        compute = total >= self._limit(memory, distance)
+        memory["sum"] = total = memory.get("sum", 0.0) + change
+        compute = total >= self._limit(memory, change)
         if compute:
             memory["sum"] = 0.0
         return Decision(compute, keep=keep, distance=total)
@@ -99,14 +103,17 @@ class Accumulated(When):
             )
 
     def _rescale(self, distance: float) -> float:
+        if not math.isfinite(distance):
+            # A polynomial that falls would make little of it.
+            return distance
         value = polynomial(self.coefficients, distance)
         if self.clip == "abs":
             return abs(value)
         return max(value, 0.0) if self.clip == "zero" else value
 
-    def _limit(self, memory: dict, distance: float) -> float:
+    def _limit(self, memory: dict, change: float) -> float:
         if not self.relative:
             return self.threshold
         memory["seen"] = memory.get("seen", 0) + 1
-        memory["change"] = memory.get("change", 0.0) + self._rescale(distance)
+        memory["change"] = memory.get("change", 0.0) + change
         return self.threshold * memory["change"] / memory["seen"]

@@ -38,7 +38,10 @@ class When:
         return replace(self, **{key: rule.counted_in(steps) for key, rule in rules.items()})
 
     def decide(self, moment: Moment) -> Decision:
-        """Called once per denoiser call, in step order within a guidance branch."""
+        """Called once per denoiser call, in step order within a guidance branch.
+
+        What it measured goes with the decision, also where that is not finite.
+        """
         raise NotImplementedError
 
     def decide_at(
@@ -50,7 +53,7 @@ class When:
 
     def overruled(self, moment: Moment) -> None:
         """Called after it decided to skip a step that is computed all the same, because another
-        process has to: what it adds up starts again."""
+        process has to or what it measured is not finite: what it adds up starts again."""
 
     def learn(self, moment: Moment) -> None:
         """Called when a denoiser call is over in which something was kept or skipped."""

@@ -86,8 +86,11 @@ class Codebook(When):
             change = relative_l1(probe, before[-1].tensor, ranks=moment.call.ranks) / gap
             if self.motion is not None:
                 change *= self.motion.weight(probe, moment, gap)
-            rate = self.rate(change)
-            memory["change"] = change if math.isfinite(change) else None
+            if not math.isfinite(change):
+                memory["change"], memory["next"] = None, moment.step + 1
+                moment.distrust()
+                return
+            rate, memory["change"] = self.rate(change), change
         moment.store.put("probe", probe, moment.step)
         memory["next"] = moment.step + rate
 

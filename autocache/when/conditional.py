@@ -24,10 +24,11 @@ class Conditional(When):
     def decide(self, moment: Moment) -> Decision:
         decision = self.rule.decide(moment)
         if moment.call.unconditional:
-            return Decision(compute=True)
+            return Decision(compute=True, distance=decision.distance)
         if moment.call.conditional_only:
             return decision
-        return Decision(compute=True, keep=decision.keep or not decision.compute)
+        keep = decision.keep or not decision.compute
+        return Decision(compute=True, keep=keep, distance=decision.distance)
 
     def overruled(self, moment: Moment) -> None:
         self.rule.overruled(moment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,10 @@ class Gain(When):
         )
         changed, moved, size = torch.stack(moment.call.ranks.means(*changes)).tolist()
         # An input that stood still tells nothing of the next one.
-        memory["gain"] = changed / moved / size if moved and size else None
+        gain = changed / moved / size if moved and size else None
+        memory["gain"] = gain if gain is None or math.isfinite(gain) else None
+        if gain is not None and memory["gain"] is None:
+            moment.distrust()
 
 
 def _change(now: torch.Tensor, before: torch.Tensor) -> torch.Tensor:

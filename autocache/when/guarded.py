@@ -81,10 +81,13 @@ class Guarded(When):
             memory["expected"] = 0.0
             return Decision(compute=True, keep=True, distance=proposed.distance)
         known: _Known | None = memory.get("known")
-        error = known.error(moment) if known else math.inf
+        error = known.error(moment) if known else None
+        if error is None or not math.isfinite(error):
+            # Of what is not finite nothing more is known.
+            memory["expected"], memory["known"] = 0.0, known if error is None else None
+            return Decision(compute=True, keep=True, distance=error)
         expected = memory.get("expected", 0.0) + error
-        # Not `>`: what is no number is computed.
-        compute = not expected <= self.max_error
+        compute = expected > self.max_error
         memory["expected"] = 0.0 if compute else expected
         return Decision(compute, keep=True, distance=expected)
 
@@ -97,7 +100,9 @@ class Guarded(When):
         if self.inner:
             self.inner.learn(moment)
         outputs = kept_values(moment, DENOISER)
-        if self.max_error == 0 or not all(outputs) or outputs[0][-1].step != moment.step:
+        if self.max_error == 0 or not outputs or not all(outputs):
+            return
+        if outputs[0][-1].step != moment.step:
             return
         memory = moment.shared.memory
         known: _Known | None = memory.get("known")
@@ -127,10 +132,11 @@ class _Known:
             self._gaps += [_gap(values[-3:], len(outputs) == 1) for values in outputs]
             self._largest = None
 
-    def error(self, moment: Moment) -> float:
-        """What a step would be off by, relative to the last computed output."""
+    def error(self, moment: Moment) -> float | None:
+        """What a step would be off by, relative to the last computed output; None where that is
+        not known."""
         if not self._gaps:
-            return math.inf
+            return None
         if self._largest is None:
             gaps = [*self._gaps, *(gap * FADED for gap in self._before)]
             found = torch.stack([gap.to(gaps[0].device) for gap in gaps])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,9 @@ class LatentCurvature(When):
         if self.threshold <= 0 or latent is None:
             return Decision(compute=True)
         speeds = self._speeds(moment, latent)
+        if not all(map(math.isfinite, speeds)):
+            moment.memory["speeds"] = []
+            return Decision(compute=True, distance=math.nan)
         if len(speeds) < 3:
             # From two on, three may be there in the next step.
             return Decision(compute=True, keep=len(speeds) == 2)

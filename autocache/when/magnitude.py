@@ -50,7 +50,8 @@ class Magnitude(When):
         little = error < self.threshold if self.strict else error <= self.threshold
         if not (keep and little):
             memory["ratio"], memory["error"] = 1.0, 0.0
-        return Decision(not (keep and little), keep=keep, distance=error)
+        known = error if math.isfinite(error) else None
+        return Decision(not (keep and little), keep=keep, distance=known)
 
     def overruled(self, moment: Moment) -> None:
         moment.memory["ratio"], moment.memory["error"] = 1.0, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,8 @@ class Motion:
         """The factor, for a probe (batch, tokens, channels) `gap` steps after the one before."""
         motion = self._motion(probe, moment) if self._looks(moment) else 1.0
         before = moment.memory.get("motion", 1.0)
-        moment.memory["motion"] = motion
+        if math.isfinite(motion):
+            moment.memory["motion"] = motion
         return motion + abs(GRADIENT * (motion - before) / gap)
 
     def _looks(self, moment: Moment) -> bool:

@@ -169,8 +169,7 @@ class Span:
         """The error that a dry run would have made here."""
         left = self.flow.split(output)
         pairs = zip(self.close(moment, flight), left, strict=True)
-        errors = [relative_l1(a, b) for a, b in pairs if a is not None and b is not None]
-        moment.record.error = max([moment.record.error or 0.0, *errors])
+        moment.note_errors(relative_l1(a, b) for a, b in pairs if a is not None and b is not None)
 
 
 def _versions(streams: tuple[torch.Tensor | None, ...]) -> tuple[int, ...]:
