@@ -51,7 +51,8 @@ class Caller:
     def change(self, before: float | None, now: float, direction: int) -> bool:
         """Another line calls, at a time; True once it is sure that several take turns.
 
-        `before` is the time of the last call of the line until now, `direction` that of time.
+        `before` is the time of the last call of the line until now, `direction` that of time, 0
+        where it is not known.
         """
         present = line()
         if self.line is not None and before is not None:
@@ -60,6 +61,8 @@ class Caller:
             if len(self._left) > REMEMBERED:
                 del self._left[next(iter(self._left))]
         stood = self._left.pop(present, None)
-        self._returns += stood is not None and (now - stood) * direction > 0
+        if stood is not None:
+            went = now - stood
+            self._returns += went * direction > 0 if direction else went != 0
         self.line, self._settled = present, True
         return self._returns >= RETURNS

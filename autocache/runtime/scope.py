@@ -79,6 +79,10 @@ class Scope:
         for track in tracks:
             track.forget()
 
+    def __del__(self) -> None:
+        # A thread keeps the way that its latest call was on.
+        self.close()
+
 
 def present() -> Scope | None:
     """The one that is selected here; None for the thread's own state."""

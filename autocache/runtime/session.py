@@ -23,10 +23,11 @@ from autocache.runtime.offload import computes_on
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.schedulers import has_denoiser, scheduler_name
-from autocache.runtime.scope import present
+from autocache.runtime.scope import present, scope_of
 from autocache.runtime.subject import Subject
 from autocache.runtime.totals import Totals
 from autocache.runtime.track import Branch, Here, Track, Tracks
+from autocache.targets import modules
 
 if TYPE_CHECKING:
     from autocache.runtime.ledger import Ledger
@@ -228,6 +229,16 @@ class Session:
         """The call of the pipeline is over, however it ended."""
         self.track.finish(self.keep)
 
+    def serves(self, pipeline: Any) -> bool:
+        """Whether a pipeline is known to run this denoiser; that of a request is when it does."""
+        if pipeline in self._pipelines:
+            return True
+        runs_it = any(module is self.entry for _, module in modules(pipeline))
+        if scope_of(pipeline) is None or not runs_it:
+            return False
+        self.attach(pipeline)
+        return True
+
     def scheduler_name(self, pipeline: Any) -> str:
         """Under which name a pipeline that runs this denoiser has the scheduler that drives it."""
         return self._pipelines[pipeline]
@@ -296,6 +307,8 @@ class Session:
         here, track = self.here, self.track
         if self.gate.closed:
             self.gate.wait()
+            if not signals.is_heard_by(self):
+                return
         if track.call is not None:
             self._broken_off(track)
         if track is not here.track:
@@ -465,7 +478,7 @@ class Session:
             before, direction = clock.last
             told = self.spec.timestep is not None
             sure = caller.change(
-                before, self._arguments.time(args, kwargs) if told else 0.0, direction * told
+                before if told else None, self._arguments.time(args, kwargs), direction
             )
             track.forget()
             clock.restart()

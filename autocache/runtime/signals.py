@@ -99,7 +99,7 @@ def _generate(
 ) -> Any:
     # A subclass that calls `super().__call__` is heard once, as itself.
     outermost = _owner(type(instance), "__call__") is owner
-    listening = [s for s in _listening() if outermost and instance in s.pipelines]
+    listening = [s for s in _listening() if outermost and s.serves(instance)]
     if not listening:
         return wrapped(*args, **kwargs)
     with runs.under_way(instance, {session.scheduler_name(instance) for session in listening}):
@@ -183,6 +183,11 @@ def listen(session: Session) -> None:
     _wrap(owner, "cache_context", _cache_context)
     _wrap(owner, "enable_cache", _enable_cache)
     hear_changes(session.model)
+
+
+def is_heard_by(session: Session) -> bool:
+    """Whether signals are passed on to a session."""
+    return session in _listening()
 
 
 def hear_changes(owner: object) -> None:

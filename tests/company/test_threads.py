@@ -43,6 +43,10 @@ ASKED: list[dict[str, Any]] = [
 """What four users want at the same time."""
 
 
+class Stopped(Exception):
+    """Raised by a test in the middle of a loop."""
+
+
 def _first_block(pipe: Any) -> torch.nn.Module:
     """A module that runs in every step that computes anything."""
     model = denoisers(pipe)[0]
@@ -217,7 +221,7 @@ def test_a_failure_stands_in_nobodys_way(where: str, error: type[BaseException])
         raise error("stopped")
 
     def broken() -> type[BaseException]:
-        options = {"callback_on_step_end": fails} if where == "callback" else {}
+        options: Any = {"callback_on_step_end": fails} if where == "callback" else {}
         hook = _first_block(pipe).register_forward_hook(fails) if where == "block" else None
         try:
             run(pipe, **ASKED[0], **options)
@@ -294,14 +298,14 @@ def test_an_abandoned_loop_leaves_its_scheduler_to_others() -> None:
 
     def stops(step: int) -> None:
         if step == 3:
-            raise ValueError
+            raise Stopped
 
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(ValueError):
+        with pytest.raises(Stopped):
             pool.submit(_loop, pipe, 0, 7, stops).result(PATIENCE)
         assert torch.equal(_loop(pipe, 1, 7), expected)
         assert torch.equal(pool.submit(_loop, pipe, 1, 7).result(PATIENCE), expected)
-        with pytest.raises(ValueError):
+        with pytest.raises(Stopped):
             _loop(pipe, 0, 7, stops)
         assert torch.equal(pool.submit(_loop, pipe, 1, 7).result(PATIENCE), expected)
 
