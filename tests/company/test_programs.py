@@ -1,0 +1,86 @@
+"""Random programs over everything that users do with a cached pipeline.
+
+At least a thousand of them, the same in every run. `AUTOCACHE_PROGRAMS=20` runs twenty times as
+many, and others in every run.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from company.caches import for_kind, name_of
+from company.changes import CHANGES
+from company.originals import Originals
+from company.programs import Programs
+from company.subjects import KINDS
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+PROGRAMS = dict(zip(KINDS, (250, 250, 120, 200, 150, 80), strict=True))
+TIMES = float(os.environ.get("AUTOCACHE_PROGRAMS", "1"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet(nothing_patched: None) -> Iterator[None]:
+    """What lived before is left out when what is alive is looked at; no word on idle strategies."""
+    gc.collect()
+    gc.freeze()
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+    gc.unfreeze()
+
+
+def _settings(kind: str) -> settings:
+    return settings(
+        max_examples=round(PROGRAMS[kind] * TIMES),
+        stateful_step_count=6,
+        derandomize=TIMES == 1,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        print_blob=TIMES > 1,
+    )
+
+
+def test_there_are_a_thousand() -> None:
+    """The programs of all kinds together."""
+    assert sum(PROGRAMS.values()) >= 1000
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_programs(kind: str) -> None:
+    """Off is bit-identical to a twin that was never touched, on is as on a fresh one, and after
+    unpatching nothing is left, whatever was done before."""
+    seen: Counter[str] = Counter()
+    originals = Originals()
+    machine = type("Program", (Programs,), {"kind": kind, "seen": seen, "originals": originals})
+    run_state_machine_as_test(machine, settings=_settings(kind))
+    assert originals.changed() == []
+    assert seen["program"] >= round(PROGRAMS[kind] * TIMES)
+    assert TIMES < 1 or _missed(kind, seen) == set()
+
+
+DONE = {
+    "generation", "thread", "request", "at once", "stop", "ctrl-c", "stop in a block", "refused",
+    "copy", "save", "act cache", "act disable", "act enable", "act reset", "act take off",
+    "act collect", "act copy",
+}  # fmt: skip
+"""What programs of every kind do."""
+
+
+def _missed(kind: str, seen: Counter[str]) -> set[str]:
+    """What no program of the kind did: a rule, a change, or a cache that skipped."""
+    caches = for_kind(kind)
+    acting = {name_of(cache) for cache in caches if not cache.never} - {"fewer_steps"}
+    expected = DONE | {f"cache {name_of(cache)}" for cache in caches}
+    expected |= {f"skipped with {name}" for name in acting}
+    expected |= {f"change {name}" for name, change in CHANGES.items() if change.only(kind)}
+    expected |= set() if kind.startswith("bare") else {"interrupt", "call"}
+    return {name for name in expected if not seen[name]}
