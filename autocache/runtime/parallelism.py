@@ -64,12 +64,16 @@ def ranks_of(session: Session) -> Ranks:
         work += spread
     if not work and not weights:
         return ALONE
+    limited = bool(work) and session.ledger.budget is not None
+    if not weights:
+        units = frozenset()
     return Shared(
         _groups(work, model),
         _groups(weights, model),
-        _coupled(session, model, units) if weights else frozenset(),
-        units if weights else frozenset(),
+        _coupled(session, model, units, limited),
+        units,
         splits=mesh is not None,
+        limited=limited,
     )
 
 
@@ -114,9 +118,14 @@ def _weight_groups(model: nn.Module) -> list[Any]:
     return list(found)
 
 
-def _coupled(session: Session, model: nn.Module, units: frozenset[int]) -> frozenset[int]:
-    """The parts that may skip a module with its weights elsewhere."""
+def _coupled(
+    session: Session, model: nn.Module, units: frozenset[int], limited: bool
+) -> frozenset[int]:
+    """The parts that may skip a module with its weights elsewhere, or all that skip."""
     from autocache.spec.bind import bind
+
+    if not units and not limited:
+        return frozenset()
 
     bound = bind(session.spec, model)
     return frozenset(
@@ -124,7 +133,7 @@ def _coupled(session: Session, model: nn.Module, units: frozenset[int]) -> froze
         for part in session.parts
         if part.recipe.where.skips
         and not part.recipe.where.exact
-        and not units.isdisjoint(map(id, part.recipe.where.claims(bound)))
+        and (limited or not units.isdisjoint(map(id, part.recipe.where.claims(bound))))
     )
 
 

@@ -58,7 +58,8 @@ class Part:
         ranks = moment.call.ranks
         if self.index not in ranks.coupled:
             return decision
-        if not ranks.any_computes(decision.compute) or decision.compute:
+        kept = sorted((name, moment.store.holds(name)) for name in moment.kept)
+        if not ranks.any_computes(decision.compute, kept) or decision.compute:
             return decision
         self.recipe.when.overruled(moment)
         return Decision(True, keep=self._wanted(moment), distance=decision.distance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,9 @@ class Ranks:
         have a share."""
         return tensor
 
-    def any_computes(self, compute: bool) -> bool:
-        """Whether this rank or another one has to compute."""
+    def any_computes(self, compute: bool, kept: object) -> bool:
+        """Whether this rank or another one has to compute, or they have not `kept` the same: what
+        is missing on one is computed there."""
         return compute
 
 
@@ -60,7 +62,8 @@ class Shared(Ranks):
 
     Those that share the work do the same in each step, so they all read the numbers of the whole.
     Those that share weights have unrelated prompts: each reads its own numbers, and where one has
-    to compute a module whose weights it fetches from the others, all do.
+    to compute a module whose weights it fetches from the others, all do. With a limit on memory
+    (`limited`) the former too may not have kept the same.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class Shared(Ranks):
         coupled: frozenset[int] = frozenset(),
         units: frozenset[int] = frozenset(),
         splits: bool = False,
+        limited: bool = False,
     ) -> None:
-        self._work, self._weights = work, weights
+        self._work, self._voters = work, (*weights, *(work if limited else ()))
         self.coupled, self.units, self.splits = coupled, units, splits
         self._step = 0
 
@@ -120,10 +124,13 @@ class Shared(Ranks):
             tensor = gather(tensor, group)
         return tensor
 
-    def any_computes(self, compute: bool) -> bool:
+    def any_computes(self, compute: bool, kept: object) -> bool:
         from autocache.runtime.exchange import VOTE
 
-        for group in self._weights:
-            vote = torch.tensor([float(compute)])
-            compute = bool(group.exchange(VOTE, self._step, vote).any())
+        # Short enough to be exact in float32.
+        what = zlib.crc32(repr(kept).encode()) & 0xFFFFFF
+        for group in self._voters:
+            vote = torch.tensor([float(compute), float(what)])
+            every = group.exchange(VOTE, self._step, vote)
+            compute = bool(every[:, 0].any() or (every[:, 1] != what).any())
         return compute

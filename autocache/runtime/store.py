@@ -136,6 +136,10 @@ class Store:
         claim = self.claims.get(name)
         return claim is not None and claim.refused
 
+    def holds(self, name: str) -> bool:
+        """Whether a place or a rule keeps anything."""
+        return name in self._entries
+
     def has(self, key: Hashable, like: torch.Tensor | None = None) -> bool:
         """Whether `get` has anything to give."""
         name = _name(key)

@@ -41,6 +41,10 @@ CHOICES: dict[str, tuple[str, Choice]] = {
     "wan seacache": (WAN, READING[WAN]["seacache"]),
     "wan invariant": (WAN, ("invariant", {})),
 }
+LIMIT = 30_000
+"""Bytes: enough for what the smaller size keeps, and not for the larger one."""
+TIGHT = 16_000
+"""Enough for some of what the smaller size keeps."""
 INSIDE = ("fora", "pab", "wan invariant")
 """Those that skip nothing but parts of blocks, so no process waits for another one's decision."""
 
@@ -135,6 +139,11 @@ def weights_more() -> dict[str, Any]:
         return {**given, LATENT: given[LATENT].repeat(1, 1, 1, 1, 1 + rank)}
 
     found["sizes"] = ran(WAN, model, sized, rank)
+    for case, limit, run in (("limited", LIMIT, sized), ("limited alike", TIGHT, inputs)):
+        model, _ = tiny.build(WAN)
+        sharded(WAN, model, each_attention=True)
+        patch = autocache.patch(model, "fora", memory_limit=limit, memory_fit="fewer")
+        found[case] = {**ran(WAN, model, run, rank), "peak": patch.stats().bytes_peak}
     found["fault"] = _fault(rank)
     found["schedules"] = _unlike(rank)
     return found

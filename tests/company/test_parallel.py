@@ -12,6 +12,7 @@ import torch.distributed as dist
 from company import parallel_runs, parallel_worker
 from company.parallel_runner import both, on_the_cpu
 from company.parallel_runs import FIXED, FLUX, QWEN, READING, WAN, patched
+from company.parallel_worker import LIMIT
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 import autocache
@@ -93,6 +94,18 @@ def test_fixed_schedules_send_nothing(found: Found, name: str, key: str) -> None
     """Under context parallelism; what they would send was an error."""
     for ran in found["context_parallel"]:
         same(ran[f"{name} {key} fixed"], parallel_runs.alone(name, FIXED[key]))
+
+
+def test_context_parallel_with_a_limit_on_memory(found: Found) -> None:
+    """Each process has room for the same places of its half as one process for those of the whole
+    that has twice as much."""
+    model, inputs = patched(WAN, ("fora", {}), memory_limit=2 * LIMIT, memory_fit="fewer")
+    expected = parallel_runs.ran(WAN, model, inputs)
+    assert expected["attention"] > parallel_runs.alone(WAN, FIXED["fora"])["attention"]
+    for ran in found["context_parallel"]:
+        same(ran["limited"], expected)
+        # A limit can leave one process with other places: that is asked, the schedule is not.
+        assert ran["limited"]["exchanges"] > 0
 
 
 def _guided(key: str, run: Any) -> dict[str, Any]:

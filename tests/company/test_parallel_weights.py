@@ -10,7 +10,7 @@ import torch
 from company import parallel_runs
 from company.parallel_runner import both, on_the_cpu
 from company.parallel_runs import FIXED, FLUX, STEPS, WAN
-from company.parallel_weights import CHOICES, INSIDE
+from company.parallel_weights import CHOICES, INSIDE, LIMIT, TIGHT
 
 import autocache
 import tiny
@@ -186,6 +186,27 @@ def test_another_size_on_each_rank(found: Found) -> None:
     assert one["trace"] == other["trace"]
     assert 0 < one["trace"].count("s") < STEPS
     assert one["blocks"] == other["blocks"] < 3 * STEPS
+
+
+def test_room_for_other_places_on_each_rank(found: Found) -> None:
+    """What is missing on one rank would be computed there and wait for the other's weights for
+    ever; so all compute all, and each keeps to its limit."""
+    for rank in found["weights_more"]:
+        assert rank["limited"]["trace"] == "C" * STEPS
+        assert rank["limited"]["attention"] == 3 * STEPS
+        assert 0 < rank["limited"]["peak"] <= LIMIT
+
+
+def test_room_for_the_same_places_on_each_rank(found: Found) -> None:
+    for seed, rank in enumerate(found["weights_more"]):
+        model, inputs = tiny.build(WAN)
+        autocache.patch(model, "fora", memory_limit=TIGHT, memory_fit="fewer")
+        expected = parallel_runs.ran(WAN, model, inputs, seed)
+        ran = rank["limited alike"]
+        assert ran["attention"] == expected["attention"] < 3 * STEPS
+        assert ran["trace"] == expected["trace"]
+        assert torch.equal(ran["result"], expected["result"])
+        assert 0 < ran["peak"] <= TIGHT
 
 
 def test_schedules_that_differ_by_rank(found: Found) -> None:
