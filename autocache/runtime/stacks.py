@@ -48,8 +48,12 @@ def callers(model: nn.Module, aside: Any = None) -> Counter[int]:
     whole, calls are not seen.
     """
     found: Counter[int] = Counter()
-    for thread, top in sys._current_frames().items():
+    frames: dict[int, FrameType] = sys._current_frames()
+    # Taken out one by one: a frame that refers to itself would keep all that its callers hold.
+    while frames:
+        thread, top = frames.popitem()
         frame: FrameType | None = top
+        del top
         while frame is not None:
             if aside is not None and frame.f_code is aside.__code__:
                 break
