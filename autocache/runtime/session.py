@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from autocache.errors import ConcurrencyError, PatchError
-from autocache.runtime import alone, changes, intercept, parallelism, root, runs, signals, stacks
+from autocache.errors import PatchError
+from autocache.runtime import alone, changes, intercept, parallelism, root, signals, stacks, turns
 from autocache.runtime.arguments import Arguments, latents, shape
 from autocache.runtime.compiled import Compiled
+from autocache.runtime.listener import Listener
 from autocache.runtime.moment import Call, Moment
 from autocache.runtime.notices import Notices
 from autocache.runtime.offload import computes_on
 from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
-from autocache.runtime.schedulers import has_denoiser, scheduler_name
-from autocache.runtime.scope import present, scope_of
 from autocache.runtime.subject import Subject
 from autocache.runtime.totals import Totals
 from autocache.runtime.track import Branch, Here, Track, Tracks
-from autocache.targets import modules
 
 if TYPE_CHECKING:
     from autocache.runtime.ledger import Ledger
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
     from autocache.where import Around
 
 
-class Session:
+class Session(Listener):
     """Everything that changes while a patched denoiser runs, and what it was patched with."""
 
     def __init__(
@@ -75,7 +73,7 @@ class Session:
         self.ledger = ledger
         """That of all denoisers of the patch."""
         self._notices = Notices(self.label, any(part.recipe.where.skips for part in self.parts))
-        self._pipelines: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        super().__init__()
         self._fresh()
 
     def _fresh(self) -> None:
@@ -95,16 +93,6 @@ class Session:
         """How much there is to skip."""
         self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
-
-    @property
-    def model(self) -> nn.Module | None:
-        """The denoiser; None once it is gone."""
-        return self._subject.model
-
-    @property
-    def entry(self) -> nn.Module | None:
-        """What is called: the model, or what torch.compile made of it; None once it is gone."""
-        return self._subject.entry
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         copied = copy.copy(self)
@@ -132,123 +120,6 @@ class Session:
         signals.listen(self)
         # Weakly here too: with the model in a cycle both are to go in one collection.
         self._subject.outlived(_release, weakref.ref(self))
-
-    @property
-    def track(self) -> Track:
-        """The way that calls made here and now are on: the thread's own, or the request's."""
-        scope = present()
-        return self.here.own if scope is None else scope.track(self.here)
-
-    @property
-    def pipelines(self) -> list[Any]:
-        """The pipelines known to run this denoiser."""
-        return list(self._pipelines)
-
-    def accept(self, pipeline: Any) -> None:
-        """Raises PatchError when the strategy cannot act on a pipeline like this one."""
-        for part in self.parts:
-            part.recipe.where.accept(pipeline)
-
-    def attach(self, pipeline: Any) -> None:
-        """Take the scheduler's signals of a pipeline that runs this denoiser.
-
-        Raises:
-            PatchError: the strategy cannot act on it.
-        """
-        self.accept(pipeline)
-        name = scheduler_name(pipeline, self.model)
-        # Replaced and never changed: other threads may be in a loop over it.
-        self._pipelines = weakref.WeakKeyDictionary({**self._pipelines, pipeline: name})
-        signals.hear_calls(pipeline)
-        signals.hear_changes(pipeline)
-        scheduler = getattr(pipeline, name, None)
-        if scheduler is not None:
-            signals.hear(scheduler)
-
-    def timesteps(
-        self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]]:
-        """What the scheduler's `set_timesteps` is to be called with."""
-        if self.enabled:
-            for part in self.parts:
-                other = part.recipe.where.timesteps(scheduler, args, kwargs)
-                args, kwargs = other or (args, kwargs)
-        return args, kwargs
-
-    def stepping(
-        self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
-    ) -> tuple[tuple, dict[str, Any]]:
-        """What the scheduler's `step` is to be called with."""
-        for part in self.parts if self.enabled else ():
-            args, kwargs = part.recipe.where.stepping(scheduler, args, kwargs) or (args, kwargs)
-        return args, kwargs
-
-    def arrange(self, scheduler: Any) -> None:
-        """A scheduler that it holds has its timesteps, which may be changed now."""
-        for part in self.parts if self.enabled else ():
-            part.recipe.where.arrange(scheduler)
-
-    def begins_at(self, index: int | None) -> None:
-        """A scheduler that it holds is to start at a step of its timesteps.
-
-        Raises:
-            PatchError: the strategy chose others than that step was counted in.
-        """
-        for part in self.parts if index and self.enabled else ():
-            part.recipe.where.refuse_midway("this pipeline")
-
-    def announced(self, scheduler: Any) -> None:
-        """A scheduler that it holds was given its timesteps."""
-        track = self.track
-        for other in self.tracks.all():
-            other.ousted |= other is not track and other.drives(scheduler)
-        track.ousted = False
-        track.forget()
-        track.caller.announces()
-        track.clock.announce(len(scheduler.timesteps))
-        track.scheduler = weakref.ref(scheduler)
-
-    def admit(self, scheduler: Any) -> None:
-        """Raises ConcurrencyError when a step here would take one from a generation elsewhere."""
-        track = self.track
-        taken = any(
-            other is not track and other.drives(scheduler) and not other.clock.awaits_first
-            for other in self.tracks.all()
-        )
-        if taken or track.ousted or (track.drives(scheduler) and track.caller.is_other()):
-            raise ConcurrencyError(
-                f"the {type(scheduler).__name__} is stepped by turns for more than one generation; "
-                f"{runs.REMEDY}"
-            )
-
-    def started(self) -> None:
-        """A pipeline that runs this denoiser was called: what comes here belongs to that."""
-        self.track.caller.known = True
-
-    def finished(self) -> None:
-        """The call of the pipeline is over, however it ended."""
-        self.track.finish(self.keep)
-
-    def serves(self, pipeline: Any) -> bool:
-        """Whether a pipeline is known to run this denoiser; that of a request is when it does."""
-        if pipeline in self._pipelines:
-            return True
-        runs_it = any(module is self.entry for _, module in modules(pipeline))
-        if scope_of(pipeline) is None or not runs_it:
-            return False
-        self.attach(pipeline)
-        return True
-
-    def scheduler_name(self, pipeline: Any) -> str:
-        """Under which name a pipeline that runs this denoiser has the scheduler that drives it."""
-        return self._pipelines[pipeline]
-
-    def holds(self, scheduler: object) -> bool:
-        """Whether a pipeline that runs this denoiser now holds the scheduler."""
-        return any(
-            getattr(pipeline, name, None) is scheduler and has_denoiser(pipeline, self.model)
-            for pipeline, name in self._pipelines.items()
-        )
 
     def drop(self) -> None:
         """Drop every cached tensor; those of a call under way when that is over."""
@@ -310,7 +181,7 @@ class Session:
             if not signals.is_heard_by(self):
                 return
         if track.call is not None:
-            self._broken_off(track)
+            turns.broken_off(self, track)
         if track is not here.track:
             track.outer = (here.track, here.acting) if here.track.call is not None else None
             here.track = track
@@ -330,7 +201,7 @@ class Session:
         if self._arguments.writes_caches(args, kwargs):
             return
         if self.enabled and not track.caller.known and track.caller.is_other():
-            self._take_turns(track, args, kwargs)
+            turns.change(self, track, lambda: self._arguments.time(args, kwargs))
         new, name = track.clock.enter(lambda: self._arguments.time(args, kwargs))
         if new:
             track.forget()
@@ -446,68 +317,6 @@ class Session:
             track.forget()
         if self.ledger.budget is not None:
             self.ledger.budget.check()
-
-    def _broken_off(self, track: Track) -> None:
-        """The call before never ended: it raised. What it left is of no generation any more.
-
-        Raises:
-            ConcurrencyError: it has not ended yet.
-        """
-        model = self.model
-        assert model is not None
-        own = track.thread == threading.get_ident()
-        if stacks.callers(model)[track.thread] > own:
-            self.here.refused = True
-            raise ConcurrencyError(
-                f"{self.label} is called in the middle of a call of its own, which would go on "
-                "with what this one leaves; make this one for another request: with "
-                "autocache.request(model): ..."
-            )
-        track.forget()
-        track.clock.restart()
-
-    def _take_turns(self, track: Track, args: tuple, kwargs: dict[str, Any]) -> None:
-        """The call does not come from where the ones before came from.
-
-        Raises:
-            ConcurrencyError: two generations use one state by turns.
-        """
-        caller, clock = track.caller, track.clock
-        sure = track.requested or clock.under_way
-        if not sure:
-            before, direction = clock.last
-            told = self.spec.timestep is not None
-            sure = caller.change(
-                before if told else None, self._arguments.time(args, kwargs), direction
-            )
-            track.forget()
-            clock.restart()
-        if sure:
-            caller.forget()
-            self.here.refused = True
-            raise ConcurrencyError(
-                f"several generators or tasks call {self.label} by turns, and what one left would "
-                "stand in for another's; make a request = autocache.request(model) for each, and "
-                "take its steps within: with request.active(): ..."
-            )
-
-    def step_ended(
-        self, sample: torch.Tensor | None, start: int | None = None, end: int | None = None
-    ) -> None:
-        """The scheduler took a step to `sample`; after the last one nothing is kept.
-
-        `start` and `end` are its own counts of steps before and after, None where it has none.
-        """
-        self.track.sample = sample
-        track = self.track
-        if track.clock.advance(start, end):
-            self._notices.idle(track, self._strategy)
-            if not self.keep:
-                track.forget()
-
-    @property
-    def _strategy(self) -> object:
-        return self.patch.strategy if self.patch else "the strategy"
 
     def install(self, sites: list[tuple[nn.Module, intercept.Site]]) -> None:
         """Instrument the model; on any failure it is left as it was."""
