@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from autocache.errors import ParameterError, nearest
 from autocache.runtime.encodings import LOSSY
@@ -31,10 +32,11 @@ def ledger(limit: int | float | str | None, ways: str | Sequence[str] | None) ->
             f"memory_fit={ways!r} says how to keep to a memory limit, and there is none; give one, "
             "as in memory_limit='2GiB'"
         )
-    return Ledger(parsed, _checked((ways,) if isinstance(ways, str) else tuple(ways)))
+    several = ways if isinstance(ways, (list, tuple)) else (ways,)
+    return Ledger(parsed, _checked(tuple(several)))
 
 
-def _checked(ways: tuple[str, ...]) -> tuple[str, ...]:
+def _checked(ways: tuple[Any, ...]) -> tuple[str, ...]:
     for way in ways:
         if way not in WAYS:
             raise ParameterError(f"memory_fit: {way!r} is no way to fit{nearest(str(way), WAYS)}")

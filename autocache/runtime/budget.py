@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from autocache.errors import MemoryLimitError
@@ -25,7 +26,8 @@ class Budget:
     Everything is held as it is until something does not fit. Then the encodings among the `ways`
     are tried in their order, each for all that places keep: the first in which everything fits, by
     what is known of it so far. What does not fit in it goes to the host or is refused, and is
-    computed then. Other guidance branches give places up until all have as many.
+    computed then: in all guidance branches beside each other alike, since guidance magnifies what
+    one of them is off by and the others are not.
     """
 
     def __init__(self, limit: int, ways: tuple[str, ...]) -> None:
@@ -106,7 +108,8 @@ class Budget:
         return [store.claims for store in self._stores if store.claims]
 
     def _decide(self, store: Store, claim: Claim) -> None:
-        if store.useless:
+        beside = self._beside(store)
+        if store.useless or any(other.refuses(claim.name) for other in beside):
             claim.refused = self.short = True
             return
         if self.promised + claim.size(self._encoding) > self.limit:
@@ -114,38 +117,42 @@ class Budget:
         claim.encoding = PLAIN if claim.exact else self._encoding
         need = claim.size(claim.encoding)
         while self.promised + need > self.limit:
-            victim = self._victim(store, claim, need)
+            victim = _victim(store, claim, beside)
             if victim is None:
-                self._overflow(store, claim)
+                self._overflow(claim, [store, *beside])
                 return
-            self._take(*victim)
+            self._take(victim, [store, *beside])
         claim.granted = need
         self.promised += need
         self._keeps |= not claim.exact
 
-    def _take(self, store: Store, claim: Claim) -> None:
-        self.promised -= claim.granted
-        claim.granted, claim.refused, self.short = 0, True, True
-        store.let_go(claim.name)
-        self._keeps = any(_granted(each) for each in self._stores)
+    def _beside(self, store: Store) -> list[Store]:
+        return [each for each in self._stores if each is not store and each.group == store.group]
 
-    def _overflow(self, store: Store, claim: Claim) -> None:
+    def _overflow(self, claim: Claim, branches: Sequence[Store]) -> None:
         if "host" in self.ways and claim.device.type != "cpu":
             claim.away = True
             self._keeps |= not claim.exact
-        elif "fewer" in self.ways:
-            claim.refused = self.short = True
-            if claim.exact:
-                self._give_up(store)
-        else:
+        elif "fewer" not in self.ways:
             raise MemoryLimitError(fit.refusal(self.limit, self._branches()))
+        elif claim.exact:
+            # Nothing is of use to a rule that cannot compare anything in one of the branches.
+            for store in branches:
+                store.useless = True
+                for name in list(store.claims):
+                    self._take(name, [store])
+        else:
+            self._take(claim.name, branches)
 
-    def _give_up(self, store: Store) -> None:
-        """Nothing is of use to a branch whose rule cannot compare anything."""
-        store.useless = True
-        for claim in list(store.claims.values()):
-            if claim.granted:
-                self._take(store, claim)
+    def _take(self, name: str, branches: Iterable[Store]) -> None:
+        """Refuse a claim, whatever it was promised."""
+        for store in branches:
+            claim = store.claims.get(name)
+            if claim is not None:
+                self.promised -= claim.granted
+                claim.granted, claim.refused, self.short = 0, True, True
+                store.let_go(name)
+        self._keeps = any(_granted(store) for store in self._stores)
 
     def _choose(self, device: torch.device) -> None:
         """Go on to the encoding in which everything fits, or else to the one that takes least."""
@@ -176,27 +183,18 @@ class Budget:
             self.promised -= claim.granted - size
             claim.granted = size
 
-    def _victim(self, store: Store, claim: Claim, need: int) -> tuple[Store, Claim] | None:
-        """A place that has to give up what it keeps. For what a rule compares that is the last of
-        the rule's own, which would be kept in vain without; else the last one of the branch that
-        has most, if that has no less than this one afterwards."""
-        own = _granted(store)
-        if claim.exact and own:
-            return store, own[-1]
-        found, most = None, _bytes(store) + need
-        for other in self._stores:
-            theirs = _granted(other)
-            if other is store or other.group != store.group or not theirs:
-                continue
-            left = _bytes(other) - theirs[-1].granted
-            if left > most or (left == most and not claim.exact):
-                found, most = (other, theirs[-1]), left
-        return found
+
+def _victim(store: Store, claim: Claim, beside: Sequence[Store]) -> str | None:
+    """The place that has to give up what it keeps, for something that goes before it. For what a
+    rule compares that is the last of its own, which would be kept in vain without; else the last
+    one of another branch, if this one has not come to it yet."""
+    own = _granted(store)
+    if claim.exact and own:
+        return own[-1].name
+    names = {claim.name, *(place.name for place in own)}
+    ends = [theirs[-1] for other in beside if (theirs := _granted(other))]
+    return next((place.name for place in ends if place.name not in names), None)
 
 
 def _granted(store: Store) -> list[Claim]:
     return [claim for claim in places(store.claims) if claim.granted]
-
-
-def _bytes(store: Store) -> int:
-    return sum(claim.granted for claim in store.claims.values())

@@ -55,6 +55,7 @@ class Expected:
     values: list[tuple[int, list[torch.Tensor]]] = field(default_factory=list)
     latest: list[torch.Tensor] = field(default_factory=list)
     """The tensors themselves, which their owner may write to."""
+    written_to: bool = False
 
 
 class Model:
@@ -87,8 +88,11 @@ class Model:
     def write(self, nth: int, name: str) -> None:
         """The model writes to what it returned before."""
         known = self.expected.get((nth, name))
-        for tensor in known.latest if known else ():
+        if known is None:
+            return
+        for tensor in known.latest:
             tensor.add_(1)
+            known.written_to = True
 
     def check(self) -> None:
         held = [
@@ -115,8 +119,8 @@ class Model:
         held = [name in store._entries and key in store._entries[name] for key in keys]
         assert all(held) or not any(held), "half a place was kept"
         if not all(held):
-            # Nothing is lost without being told.
-            assert store.refuses(name)
+            # Nothing is lost without being told, but what is worth nothing any more.
+            assert store.refuses(name) or known.written_to
             del self.expected[nth, name]
 
 
@@ -193,7 +197,8 @@ def _fill(store: Store, names: Iterator[str] | tuple[str, ...], size: int = 100)
 
 
 def test_guidance_branches_share_a_limit_evenly() -> None:
-    """Where there is room for four places of 400 bytes, two branches keep the same two each."""
+    """Where there is room for four places of 400 bytes, two branches keep the same two each; where
+    there is room for one, neither keeps any."""
     ledger = Ledger(1700, ("fewer",))
     first, second = Store(ledger, "x"), Store(ledger, "x")
     assert _fill(first, PLACES) == [True] * 4
@@ -202,6 +207,17 @@ def test_guidance_branches_share_a_limit_evenly() -> None:
         assert [store.refuses(name) for name in PLACES] == [False, False, True, True]
     # Another part of the strategy, or another request, gets what is left.
     assert _fill(Store(ledger, "y"), PLACES) == [False] * 4
+    third = Store(ledger, "x")
+    assert _fill(third, PLACES) == [True, False, False, False]
+    assert [store.refuses("b") for store in (first, second)] == [True, True]
+    single = Ledger(700, ("fewer",))
+    first, second = Store(single, "x"), Store(single, "x")
+    assert _fill(first, PLACES) == [True, False, False, False]
+    assert _fill(second, PLACES) == [False] * 4
+    assert single.held == 0
+    assert single.budget is not None
+    with pytest.raises(MemoryLimitError, match="2 guidance branches"):
+        single.budget.check()
 
 
 def test_a_rule_comes_before_the_places_it_decides_on() -> None:
