@@ -97,14 +97,17 @@ class Checked(RuleBasedStateMachine):
             assert 0 <= calls.run <= calls.total
         assert 0 <= stats.bytes_held <= stats.bytes_peak
 
+    def take_off(self) -> None:
+        patch = self.subject.patch
+        self.subject.take_off()
+        assert patch is None or patch.stats().bytes_held == 0
+
     def teardown(self) -> None:
         """Whatever happened: off is off, and nothing is left."""
         if sys.exc_info()[0] is not None:
             return
         self.check(self.subject, Generation())
-        patch = self.subject.patch
-        self.subject.take_off()
-        assert patch is None or patch.stats().bytes_held == 0
+        self.take_off()
         self.check(self.subject, Generation())
         self.stats_add_up()
         classes = classes_of(self.subject.target)

@@ -80,10 +80,8 @@ class Programs(Checked):
         self.seen["refused"] += 1
 
     @rule()
-    def take_off(self) -> None:
-        patch = self.subject.patch
-        self.subject.take_off()
-        assert patch is None or patch.stats().bytes_held == 0
+    def unpatch(self) -> None:
+        self.take_off()
 
     @rule(on=st.booleans())
     def switch(self, on: bool) -> None:
