@@ -61,7 +61,9 @@ def main() -> None:
     # Without an accelerator it would take the process for the only one.
     processes = PartialState(cpu=not torch.accelerator.is_available())
     dtype = getattr(torch, given.dtype)
-    pipe = DiffusionPipeline.from_pretrained(given.model, torch_dtype=dtype).to(processes.device)
+    pipe: Any = DiffusionPipeline.from_pretrained(given.model, torch_dtype=dtype).to(
+        processes.device
+    )
     pipe.set_progress_bar_config(disable=not processes.is_main_process)
     if given.strategy != "none":
         autocache.patch(pipe, given.strategy)

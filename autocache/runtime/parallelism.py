@@ -28,8 +28,14 @@ def given_group(group: Any) -> Any:
     Raises:
         ParameterError: it is neither.
     """
-    if group is None or (dist.is_available() and isinstance(group, dist.ProcessGroup)):
-        return group
+    if group is None:
+        return None
+    if dist.is_available():
+        if isinstance(group, dist.ProcessGroup):
+            return group
+        if group == dist.GroupMember.NON_GROUP_MEMBER:
+            # What `new_group` gives to a process that it leaves out: that one works by itself.
+            return None
     if not hasattr(group, "get_group"):
         raise ParameterError(
             f"group={group!r} is no group of processes: expected a torch.distributed process group "
@@ -109,9 +115,10 @@ def _weight_groups(model: nn.Module) -> list[Any]:
     if kind is None:
         return []
     found: dict[Any, None] = {}
-    for weight in model.parameters():
+    weights: Any = model.parameters()
+    for weight in weights:
         if isinstance(weight, kind):
-            mesh: Any = weight.device_mesh
+            mesh = weight.device_mesh
             for dim, placement in enumerate(weight.placements):
                 if not placement.is_replicate():
                     found[mesh.get_group(dim)] = None

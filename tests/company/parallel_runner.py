@@ -38,10 +38,11 @@ def launch(*command: str, processes: int = 2, timeout: float = 240, **extra: str
     return ended.stdout
 
 
-def both(folder: Path, *scenarios: str) -> dict[str, list[dict[str, Any]]]:
-    """What each of two processes found, by scenario."""
-    launch("-m", "company.parallel_worker", str(folder), *scenarios)
+def both(folder: Path, *scenarios: str, processes: int = 2) -> dict[str, list[dict[str, Any]]]:
+    """What each of two processes found, or of more, by scenario."""
+    command = ("-m", "company.parallel_worker", str(folder), *scenarios)
+    launch(*command, processes=processes)
     return {
-        scenario: [torch.load(folder / f"{scenario}.{rank}.pt") for rank in range(2)]
+        scenario: [torch.load(folder / f"{scenario}.{rank}.pt") for rank in range(processes)]
         for scenario in scenarios
     }

@@ -22,7 +22,7 @@ from company.parallel_runs import (
     ran,
 )
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 import autocache
@@ -49,9 +49,11 @@ INSIDE = ("fora", "pab", "wan invariant")
 """Those that skip nothing but parts of blocks, so no process waits for another one's decision."""
 
 
-def sharded(name: str, model: nn.Module, each_attention: bool = False) -> nn.Module:
+def sharded(
+    name: str, model: nn.Module, each_attention: bool = False, mesh: DeviceMesh | None = None
+) -> nn.Module:
     """Every block a unit of its own, and the rest another."""
-    mesh = init_device_mesh(DEVICE.type, (2,))
+    mesh = mesh or init_device_mesh(DEVICE.type, (2,))
     for stack in STACKS[name]:
         for block in model.get_submodule(stack):
             if each_attention:

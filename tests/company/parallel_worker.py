@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 import sys
 import time
@@ -279,12 +280,10 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=90))
     for scenario in sys.argv[2:]:
-        scenarios: Any = globals()
-        if scenario not in scenarios:
-            from company import parallel_weights
-
-            scenarios = vars(parallel_weights)
-        save(scenario, scenarios[scenario]())
+        # Those of another file are not imported before they are wanted.
+        home = {"weights": "weights", "weights_more": "weights", "grid": "grid"}.get(scenario)
+        module = importlib.import_module(f"company.parallel_{home or 'worker'}")
+        save(scenario, getattr(module, scenario)())
     if "faults" not in sys.argv:
         dist.barrier()
         dist.destroy_process_group()
