@@ -75,11 +75,12 @@ class Span:
 
     def open(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> Flight:
         decision = self.part.decide(moment)
-        skip = not decision.compute and self._ready(moment, streams)
         anchored = moment.flights.pop(self, None)
         if anchored is not None:
+            # What enters the span may be on another device than what its residual counts from.
             streams, versions = anchored
-        else:
+        skip = not decision.compute and self._ready(moment, streams)
+        if anchored is None:
             if skip or decision.keep or moment.call.dry_run:
                 # Until its last block a skipped span hands on what it was given, and the model may
                 # write into that (control residuals).

@@ -94,12 +94,12 @@ def _built(name: str) -> tuple[nn.Module, Loop]:
 
 
 def _spread(model: nn.Module) -> None:
-    """The first half of the blocks on one device, the rest and what follows on another."""
+    """Every other block and what follows the blocks on another device than what goes in."""
     first, second = accelerator(), _needs_two_devices()
     places = {name: first for name, _ in model.named_parameters(recurse=False)}
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
-            places |= {f"{name}.{i}": second if i >= 1 else first for i in range(len(child))}
+            places |= {f"{name}.{i}": (second, first)[i % 2] for i in range(len(child))}
         else:
             places[name] = second if name in ("norm_out", "proj_out") else first
     dispatch_model(model, places, main_device=first, force_hooks=True)
