@@ -168,6 +168,10 @@ Life = Mapping[str, Callable[[Any], Any]]
 """What happens to a pipeline, in order; a generation follows each change."""
 
 
+Given = Callable[[Any], dict[str, Any]]
+"""What a pipeline is called with as it is now."""
+
+
 def skipping(strategy: str) -> str:
     """What a strategy leaves out, of what is counted."""
     return "attention" if strategy in ("attention", "fora") else "block"
@@ -181,7 +185,7 @@ def check_life(
     *,
     off: Collection[str],
     built: Callable[[str], Any] = make,
-    **options: Any,
+    given: Given = lambda pipe: {},
 ) -> None:
     """Under one patch each generation is the very one of a patch made after the change, which does
     skip; with caching off, looked at after the changes in `off`, that of a pipeline that was never
@@ -193,8 +197,8 @@ def check_life(
         change(kept)
         change(anew)
         with autocache.patch(anew, strategy, **parameters):
-            expected = generate(anew, **options)
-        assert generate(kept, **options) == expected, label
+            expected = generate(anew, **given(anew))
+        assert generate(kept, **given(kept)) == expected, label
         if strategy == "invariant":
             assert torch.equal(expected.output, reference.output), label
         else:
@@ -203,7 +207,7 @@ def check_life(
             assert not torch.equal(expected.output, reference.output), label
         if label in off:
             patch.enabled = False
-            assert generate(kept, **options) == reference, label
+            assert generate(kept, **given(kept)) == reference, label
             patch.enabled = True
     patch.unpatch()
     modules = [module for model in denoisers(kept) for module in model.modules()]
@@ -211,14 +215,17 @@ def check_life(
 
 
 def uncached(
-    name: str, life: Life, built: Callable[[str], Any] = make, **options: Any
+    name: str,
+    life: Life,
+    built: Callable[[str], Any] = make,
+    given: Given = lambda pipe: {},
 ) -> list[Generation]:
     """The life of a pipeline that was never patched."""
     pipe = built(name)
     generations = []
     for change in life.values():
         change(pipe)
-        generations.append(generate(pipe, **options))
+        generations.append(generate(pipe, **given(pipe)))
     return generations
 
 
@@ -228,7 +235,7 @@ def check_midway(
     change: Callable[[Any], Any],
     before: Callable[[Any], Any] = lambda pipe: None,
     built: Callable[[str], Any] = make,
-    **options: Any,
+    given: Given = lambda pipe: {},
 ) -> None:
     """A change in the middle of a generation: the step after it is computed, and then the strategy
     goes on as if it had been turned off and on again, which drops what is cached."""
@@ -247,7 +254,7 @@ def check_midway(
                 patch.enabled = False
                 patch.enabled = True
 
-        return generate(pipe, after, **options)
+        return generate(pipe, after, **given(pipe))
 
     plain, cached = generation(False), generation(True)
     assert cached.ran[at + 1] == cached.first
