@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from autocache.device import default
 from autocache.errors import ParameterError
 from autocache.runtime.ranks import ALONE, Ranks, Shared
 
@@ -86,7 +87,9 @@ def ranks_of(session: Session) -> Ranks:
 def _groups(found: list[Any], model: nn.Module) -> list[Group]:
     from autocache.runtime.exchange import Group
 
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    # Weights may wait on the CPU for their turn.
+    devices = (weight.device for weight in model.parameters())
+    device = next((at for at in devices if at.type not in ("cpu", "meta")), torch.device(default()))
     groups = [Group(one, device) for one in dict.fromkeys(found)]
     return [group for group in groups if group.size > 1]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,10 +20,12 @@ from company.parallel_runs import (
     WAN,
     Choice,
     Silence,
+    counted,
     generate,
     latent,
     ran,
 )
+from pipelines.tiny_pipelines import denoisers, make, run
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -141,14 +146,51 @@ def weights_more() -> dict[str, Any]:
         return {**given, LATENT: given[LATENT].repeat(1, 1, 1, 1, 1 + rank)}
 
     found["sizes"] = ran(WAN, model, sized, rank)
-    for case, limit, run in (("limited", LIMIT, sized), ("limited alike", TIGHT, inputs)):
+    for case, limit, given in (("limited", LIMIT, sized), ("limited alike", TIGHT, inputs)):
         model, _ = tiny.build(WAN)
         sharded(WAN, model, each_attention=True)
         patch = autocache.patch(model, "fora", memory_limit=limit, memory_fit="fewer")
-        found[case] = {**ran(WAN, model, run, rank), "peak": patch.stats().bytes_peak}
+        found[case] = {**ran(WAN, model, given, rank), "peak": patch.stats().bytes_peak}
     found["fault"] = _fault(rank)
     found["schedules"] = _unlike(rank)
     return found
+
+
+PIPELINES = [
+    (pipeline, strategy)
+    for pipeline in ("wan", "cogvideox")
+    for strategy in ("fastercache", "dbcache", "auto", "taylorseer")
+]
+"""With a call for each guidance branch and two experts, and with both branches in a batch."""
+
+
+def pipelines() -> dict[str, Any]:
+    """Guided generations of whole pipelines, each process its own prompt."""
+    found = {}
+    for kind, strategy in PIPELINES:
+        pipe = make(kind)
+        autocache.patch(pipe, strategy)
+        for model in denoisers(pipe):
+            stack = getattr(model, "blocks", None) or model.transformer_blocks
+            for block in stack:
+                fully_shard(block, mesh=init_device_mesh(DEVICE.type, (2,)))
+            fully_shard(model, mesh=init_device_mesh(DEVICE.type, (2,)))
+        with counted_blocks(pipe) as counts:
+            result = run(pipe, steps=12, guided=True, seed=dist.get_rank())
+        steps = autocache.stats(pipe).steps
+        actions = [(s.denoiser, s.branch, s.step, s.blocks_skipped) for s in steps]
+        found[f"{kind} {strategy}"] = {"result": result, "steps": actions, **counts}
+    return found
+
+
+@contextlib.contextmanager
+def counted_blocks(pipe: Any) -> Iterator[Counter[str]]:
+    with contextlib.ExitStack() as entered:
+        every = [entered.enter_context(counted(model)) for model in denoisers(pipe)]
+        counts: Counter[str] = Counter()
+        yield counts
+        for one in every:
+            counts.update(one)
 
 
 def _fault(rank: int) -> dict[str, Any]:

@@ -281,8 +281,8 @@ def main() -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=90))
     for scenario in sys.argv[2:]:
         # Those of another file are not imported before they are wanted.
-        home = {"weights": "weights", "weights_more": "weights", "grid": "grid"}.get(scenario)
-        module = importlib.import_module(f"company.parallel_{home or 'worker'}")
+        home = {"grid": "grid"} | dict.fromkeys(("weights", "weights_more", "pipelines"), "weights")
+        module = importlib.import_module(f"company.parallel_{home.get(scenario, 'worker')}")
         save(scenario, getattr(module, scenario)())
     if "faults" not in sys.argv:
         dist.barrier()

@@ -10,7 +10,8 @@ import torch
 from company import parallel_runs
 from company.parallel_runner import both, on_the_cpu
 from company.parallel_runs import FIXED, FLUX, STEPS, WAN
-from company.parallel_weights import CHOICES, INSIDE, LIMIT, TIGHT
+from company.parallel_weights import CHOICES, INSIDE, LIMIT, PIPELINES, TIGHT
+from pipelines.tiny_pipelines import make, run
 
 import autocache
 import tiny
@@ -29,7 +30,7 @@ Found = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
-    return both(tmp_path_factory.mktemp("weights"), "weights", "weights_more")
+    return both(tmp_path_factory.mktemp("weights"), "weights", "weights_more", "pipelines")
 
 
 @functools.cache
@@ -186,6 +187,22 @@ def test_another_size_on_each_rank(found: Found) -> None:
     assert one["trace"] == other["trace"]
     assert 0 < one["trace"].count("s") < STEPS
     assert one["blocks"] == other["blocks"] < 3 * STEPS
+
+
+@pytest.mark.parametrize(("kind", "strategy"), PIPELINES)
+def test_whole_pipelines_under_guidance(found: Found, kind: str, strategy: str) -> None:
+    """Every process leaves out the same blocks of the same calls; where the steps are known
+    beforehand, each gets what one process gets."""
+    one, other = (rank[f"{kind} {strategy}"] for rank in found["pipelines"])
+    assert one["steps"] == other["steps"]
+    assert one["block"] == other["block"]
+    assert one["attention"] < 3 * len(one["steps"])
+    assert not torch.equal(one["result"], other["result"])
+    if strategy in ("fastercache", "taylorseer"):
+        for seed, ran in enumerate((one, other)):
+            pipe = make(kind)
+            autocache.patch(pipe, strategy)
+            assert torch.equal(ran["result"], run(pipe, steps=12, guided=True, seed=seed))
 
 
 def test_room_for_other_places_on_each_rank(found: Found) -> None:
