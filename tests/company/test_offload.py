@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ from torch import nn
 import autocache
 import emulated
 import tiny
+from autocache import demo
 
 STEPS = 6
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -307,3 +312,50 @@ def test_probes_in_blocks_that_accelerate_moves_as_a_whole(name: str) -> None:
             weight.is_meta for block in blocks(model).values() for weight in block.parameters()
         )
     assert patch.stats().blocks.run == 3 * blocks_run.run < 3 * blocks_run.total
+
+
+SCRIPT = """
+import sys
+import torch
+from diffusers import FluxPipeline
+
+pipe = FluxPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+
+def draw():
+    noise = torch.Generator().manual_seed(0)
+    made = pipe("a small solid red circle", height=64, width=64, num_inference_steps=6,
+                max_sequence_length=24, generator=noise, output_type="pt")
+    return made.images
+
+first = draw()
+pipe.enable_model_cpu_offload(device="cpu")
+assert torch.equal(draw(), first) and torch.equal(draw(), first)
+pipe.remove_all_hooks()
+pipe.enable_group_offload(onload_device=torch.device("cpu"), num_blocks_per_group=2)
+assert torch.equal(draw(), first)
+"""
+"""It knows nothing of autocache, and accelerate's and diffusers' hooks run on the CPU as well."""
+
+
+def test_a_script_that_offloads_after_the_environment_patched(tmp_path: Path) -> None:
+    """Under `AUTOCACHE=`, a script that enables offloading after its pipeline is made, and changes
+    it, draws the same picture and skips the same in every generation."""
+    record = tmp_path / "stats.json"
+    strategy = "dit_block:step_start=0,step_interval=2"
+    plain = {k: v for k, v in os.environ.items() if not k.startswith("AUTOCACHE")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, demo.path("shapes")],
+        env={**plain, "AUTOCACHE": strategy, "AUTOCACHE_STATS": str(record)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (patched,) = json.loads(record.read_text())
+    steps = patched["steps"]
+    actions = [step["action"] for step in steps]
+    assert len(actions) == 4 * 6
+    assert actions == actions[:6] * 4
+    assert "reused" in actions

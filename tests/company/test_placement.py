@@ -96,7 +96,7 @@ def _built(name: str) -> tuple[nn.Module, Loop]:
 def _spread(model: nn.Module) -> None:
     """Every other block and what follows the blocks on another device than what goes in."""
     first, second = accelerator(), _needs_two_devices()
-    places = {name: first for name, _ in model.named_parameters(recurse=False)}
+    places: dict[str, Any] = {name: first for name, _ in model.named_parameters(recurse=False)}
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList):
             places |= {f"{name}.{i}": (second, first)[i % 2] for i in range(len(child))}
@@ -142,7 +142,7 @@ def test_a_pipeline_with_a_device_map() -> None:
     pictures = []
     for options in ({}, {"device_map": "cpu"}):
         pipe = diffusers.FluxPipeline.from_pretrained(demo.path("shapes"), **options)
-        patch = autocache.patch(pipe, "dit_block", **EVERY_OTHER)
+        patch = autocache.patch(pipe, "dit_block", step_start=0, step_interval=2)
         pictures.append(_draw(pipe, {k: v for k, v in given.items() if v}))
         assert patch.stats().blocks.share < 1
     assert torch.equal(*pictures)
@@ -280,13 +280,14 @@ def test_layerwise_casting(name: str, strategy: str, first: str) -> None:
     cast = {"storage_dtype": torch.float8_e4m3fn, "compute_dtype": torch.float32}
     model, loop = _built(name)
     model.to("cpu")
+    enable: Any = model.enable_layerwise_casting
     rounded, _ = _built(name)
     rounded.to("cpu")
     if first == "casting":
-        model.enable_layerwise_casting(**cast)
+        enable(**cast)
     patch = _patched(model, strategy)
     if first == "patch":
-        model.enable_layerwise_casting(**cast)
+        enable(**cast)
     stored = [weight.dtype for weight in model.parameters()]
     assert torch.float8_e4m3fn in stored
     rounded.load_state_dict({key: value.float() for key, value in model.state_dict().items()})
@@ -312,7 +313,8 @@ def test_patched_before_its_weights_are_there(name: str, strategy: str) -> None:
     reference = _patched(twin, strategy)
     expected = loop(twin)
     with init_empty_weights(include_buffers=False):
-        model = type(loaded).from_config(loaded.config).eval().requires_grad_(False)
+        cls: Any = type(loaded)
+        model = cls.from_config(loaded.config).eval().requires_grad_(False)
     patch = _patched(model, strategy)
     assert all(weight.is_meta for weight in model.parameters())
     model.load_state_dict(loaded.state_dict(), assign=True)
