@@ -96,11 +96,17 @@ def perform(subject: Subject, asked: Generation, script: Script = ()) -> Outcome
         try:
             made = generate(subject.target, asked, lambda _, step: _act(subject, script, step))
         except (Stopped, KeyboardInterrupt, AutocacheError) as raised:
+            if isinstance(raised, KeyboardInterrupt) and not raised.args:
+                raise  # Someone's real one.
             error = type(raised), str(raised)
     resets = any(what == "reset" for _, what in script)
     counted = None
     if patch is not None and subject.patch is patch and not resets:
         counted = {name: count - before[name] for name, count in _counts(patch).items()}
+        if len(patch.denoisers) > 1:
+            # Each counts its own, of which the stats tell the most: a generation that only some
+            # of them had a part in may not show.
+            del counted["generations"]
     return Outcome(made, error, dict(ran), counted, subject.held)
 
 

@@ -57,7 +57,7 @@ class Checked(RuleBasedStateMachine):
         assert outcome.same_as(wanted), (outcome, wanted)
         if outcome.error is not None:
             assert outcome.error[1], "an error that says nothing"
-        if outcome.counted is not None:
+        if outcome.counted is not None and "generations" in outcome.counted:
             refused = outcome.error is not None and issubclass(outcome.error[0], AutocacheError)
             assert outcome.counted["generations"] == 1 or refused, outcome.counted
         self.seen["generation"] += 1
@@ -75,7 +75,7 @@ class Checked(RuleBasedStateMachine):
         if outcome.made is not None and not is_bare(subject.target):
             # What other threads and requests left behind is their own.
             left = 0 if how is perform else held
-            kept = cache is not None and "keep" in cache.params and how is perform
+            kept = cache is not None and "keep" in cache.params
             assert kept or outcome.held == left, "kept after the last step"
 
     def consistent(self, outcome: Outcome) -> None:
