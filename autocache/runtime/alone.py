@@ -50,8 +50,8 @@ def only(sessions: Sequence[Session]) -> Iterator[None]:
 
 
 def _refuse_busy(session: Session) -> None:
-    model = session.model
-    busy = stacks.callers(model, Gate.wait) if model is not None else {}
+    entry = session.entry
+    busy = stacks.callers(entry, Gate.wait) if entry is not None else {}
     if busy:
         others = len(busy.keys() - {threading.get_ident()})
         where = f"{others} other thread(s)" if others else "this thread"

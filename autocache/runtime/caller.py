@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from autocache.runtime.stacks import Line, line, related
 
 RETURNS = 2
@@ -19,8 +21,8 @@ class Caller:
     """
 
     def __init__(self) -> None:
-        self.known = False
-        """A pipeline's own loop is under way."""
+        self.runner = 0
+        """The thread in which a pipeline's own loop is under way."""
         self.line: Line | None = None
         self._settled = False
         self._left: dict[Line, float] = {}
@@ -29,7 +31,7 @@ class Caller:
     def announces(self) -> None:
         """It gave a scheduler its timesteps."""
         self.forget()
-        if not self.known:
+        if not self.runner:
             self.line = line()
 
     def forget(self) -> None:
@@ -39,9 +41,9 @@ class Caller:
         self._returns = 0
 
     def is_other(self) -> bool:
-        """Whether the present call comes from elsewhere than the ones before."""
-        if self.known:
-            return False
+        """Whether the present call, which no pipeline makes, comes from elsewhere than before."""
+        if self.runner:
+            return self.runner != threading.get_ident()
         now = line()
         if now == self.line or self.line is None or (not self._settled and related(now, self.line)):
             self.line, self._settled = now, True

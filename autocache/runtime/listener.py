@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,14 @@ class Listener:
         track.clock.announce(len(scheduler.timesteps))
         track.scheduler = weakref.ref(scheduler)
 
+    def enter(self, scheduler: Any) -> None:
+        """Raises ConcurrencyError when a generation here would share the state of another one."""
+        if self.track.caller.runner not in (0, threading.get_ident()):
+            raise ConcurrencyError(
+                f"this request draws in another thread, and the {type(scheduler).__name__} would "
+                f"begin a generation in the midst of that; {runs.REMEDY}"
+            )
+
     def admit(self, scheduler: Any) -> None:
         """Raises ConcurrencyError when a step here would take one from a generation elsewhere."""
         track = self.track
@@ -136,7 +145,7 @@ class Listener:
 
     def started(self) -> None:
         """A pipeline that runs this denoiser was called: what comes here belongs to that."""
-        self.track.caller.known = True
+        self.track.caller.runner = threading.get_ident()
 
     def finished(self) -> None:
         """The call of the pipeline is over, however it ended."""

@@ -49,13 +49,14 @@ def under_way(pipeline: Any, schedulers: set[str]) -> Iterator[None]:
         yield
         return
     own = scope_of(pipeline)
-    # What is called from within another generation must not go on with the state of that.
-    scope = own or (Scope() if outer is not None else present())
+    # What is called within another generation or request must not go on with the state of that.
+    within = outer is not None or present() is not None
+    scope = own or (Scope() if within else None)
     try:
         with scope.selected() if scope is not None else contextlib.nullcontext():
             yield
     finally:
-        if scope is not None and scope is not own and outer is not None:
+        if scope is not None and scope is not own:
             scope.close()
         with _lock:
             _running.remove(run)

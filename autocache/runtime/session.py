@@ -123,10 +123,10 @@ class Session(Listener):
 
     def drop(self) -> None:
         """Drop every cached tensor; those of a call under way when that is over."""
-        tracks, model = self.tracks.all(), self.model
+        tracks, entry = self.tracks.all(), self.entry
         for track in tracks:
             track.spoiled = True
-        busy = stacks.callers(model) if model is not None else {}
+        busy = stacks.callers(entry) if entry is not None else {}
         for track in tracks:
             if track.thread not in busy:
                 track.forget()
@@ -200,7 +200,7 @@ class Session(Listener):
         self.compiled.look()
         if self._arguments.writes_caches(args, kwargs):
             return
-        if self.enabled and not track.caller.known and track.caller.is_other():
+        if self.enabled and track.caller.runner != track.thread and track.caller.is_other():
             turns.change(self, track, lambda: self._arguments.time(args, kwargs))
         new, name = track.clock.enter(lambda: self._arguments.time(args, kwargs))
         if new:

@@ -54,8 +54,9 @@ def _holding(scheduler: object) -> list[Session]:
 
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     listening = _holding(instance)
-    if listening:
-        runs.check(instance)
+    if listening and not runs.check(instance):
+        for session in listening:
+            session.enter(instance)
     # Two experts share one scheduler: what the first asks for goes for both.
     for session in listening[:1]:
         args, kwargs = session.timesteps(instance, args, kwargs)
@@ -119,7 +120,9 @@ def _sample(result: Any) -> Any:
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     named = kwargs.get("name", args[0] if args else None)
-    tracks = [session.track for session in _listening() if session.model is instance]
+    ours = [session.track for session in _listening() if session.model is instance]
+    # A call that belongs to no pipeline is refused where one is under way in another thread.
+    tracks = [track for track in ours if track.caller.runner in (0, threading.get_ident())]
     return _named(wrapped(*args, **kwargs), tracks, named, kwargs.get("sigma"))
 
 

@@ -44,8 +44,8 @@ def related(one: Line, other: Line) -> bool:
 def callers(model: nn.Module, aside: Any = None) -> Counter[int]:
     """The threads that are inside calls of a model: how many such calls, by the thread's number.
 
-    A thread that waits in the function `aside` is outside. Of a model that torch compiled as a
-    whole, calls are not seen.
+    A thread that waits in the function `aside` is outside. Of a model that was given to
+    torch.compile, `model` is what came out, which is what is called.
     """
     found: Counter[int] = Counter()
     frames: dict[int, FrameType] = sys._current_frames()

@@ -161,7 +161,7 @@ class Track:
             self.forget()
         self.clock.close()
         self.caller.forget()
-        self.caller.known = False
+        self.caller.runner = 0
 
     def __del__(self) -> None:
         # Its thread has ended: what it kept counts no longer.

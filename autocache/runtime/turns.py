@@ -21,10 +21,10 @@ def broken_off(session: Session, track: Track) -> None:
     Raises:
         ConcurrencyError: it has not ended yet.
     """
-    model = session.model
-    assert model is not None
+    entry = session.entry
+    assert entry is not None
     own = track.thread == threading.get_ident()
-    if stacks.callers(model)[track.thread] > own:
+    if stacks.callers(entry)[track.thread] > own:
         session.here.refused = True
         raise ConcurrencyError(
             f"{session.label} is called in the middle of a call of its own, which would go on with "

@@ -84,6 +84,7 @@ class Held:
     def _run(self, task: Callable[[], Any]) -> None:
         here = threading.get_ident()
 
+        @torch.compiler.disable
         def stop(*_: Any) -> None:
             if threading.get_ident() != here:
                 return

@@ -20,6 +20,7 @@ from pipelines.tiny_pipelines import denoisers, flux, make, run
 
 import autocache
 import tiny
+from autocache.api import attach
 from autocache.errors import AutocacheError, ConcurrencyError
 
 CASES = {
@@ -472,3 +473,77 @@ def test_requests_come_and_go_while_others_draw() -> None:
 
 def test_the_error_is_one_of_ours() -> None:
     assert issubclass(ConcurrencyError, AutocacheError)
+
+
+def test_one_request_for_two_at_once() -> None:
+    """Its pipeline serves one generation at a time, as the patched one does."""
+    serial, _ = _serial("dit_block")
+    pipe, _ = _patched("dit_block")
+    with autocache.request(pipe) as own:
+        held = Held(_first_block(pipe), 2)(lambda: run(own, **ASKED[0]))
+        with pytest.raises(ConcurrencyError, match=r"under way in another thread"):
+            run(own, **ASKED[1])
+        # Nor does another pipeline, or a loop of one's own, get into its state.
+        assert torch.equal(run(pipe, **ASKED[1]), serial[1])
+        with pytest.raises(ConcurrencyError, match="this request draws in another thread"):
+            _loop(pipe, 1, 7)
+        _, inputs = tiny.build("FluxTransformer2DModel")
+        with pytest.raises(ConcurrencyError, match="in the middle of a call"), torch.no_grad():
+            pipe.transformer(**inputs(0.5))
+        assert torch.equal(held.let_go(), serial[0])
+
+
+class FluxInherited(diffusers.FluxPipeline):
+    """Calls the method that it overrides, and another pipeline of its own before."""
+
+    part: Any = None
+
+    @torch.no_grad()
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.part is not None:
+            self.part(*args, **{**kwargs, "generator": torch.Generator().manual_seed(1)})
+        return super().__call__(*args, **kwargs)
+
+
+def test_pipelines_that_call_pipelines() -> None:
+    """A call that is made within a call of the same pipeline by itself is no second generation."""
+    plain, patch = _patched("dit_block")
+    expected = run(plain)
+    pipe = FluxInherited(**plain.components)
+    pipe.set_progress_bar_config(disable=True)
+    attach(pipe)
+    assert torch.equal(run(pipe), expected)
+    pipe.part = diffusers.FluxPipeline(**plain.components)
+    pipe.part.set_progress_bar_config(disable=True)
+    for attached in (False, True):
+        if attached:
+            attach(pipe.part)
+        assert torch.equal(run(pipe), expected)
+        with autocache.request(pipe) as own:
+            # What it calls has the scheduler of the first.
+            own.part = autocache.request(pipe.part).target
+            assert torch.equal(run(own), expected)
+    assert patch.stats().bytes_held == 0
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_compiled_model_in_the_middle_of_a_call(in_place: bool) -> None:
+    """Its patch cannot be taken off there either, and its generation ends as it began."""
+    pipe = make("flux")
+    if in_place:
+        pipe.transformer.compile(backend="eager")
+    else:
+        pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    autocache.patch(pipe, "dit_block")
+    block = denoisers(pipe)[0].get_submodule("transformer_blocks.0")
+    held = Held(block, 3)
+    held(lambda: run(pipe))
+    with pytest.raises(ConcurrencyError, match="under way in 1 other thread"):
+        autocache.unpatch(pipe)
+    with pytest.raises(ConcurrencyError, match=r"autocache\.request"):
+        run(pipe)
+    picture = held.let_go()
+    autocache.unpatch(pipe)
+    other = make("flux")
+    with autocache.patch(other, "dit_block"):
+        assert torch.equal(picture, run(other))
