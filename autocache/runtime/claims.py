@@ -67,12 +67,11 @@ def wanted(branches: Iterable[Claims], encoding: Encoding) -> int:
 
 
 def least(branches: Iterable[Claims], encoding: Encoding) -> int:
-    """Bytes below which no place could keep anything: the smallest, with what its rule compares."""
-    return min(
-        (
-            sum(rule.size(encoding) for rule in rules(claims)) + place.size(encoding)
-            for claims in branches
-            for place in places(claims)
-        ),
-        default=0,
-    )
+    """Bytes below which no place could keep anything: those of the smallest in all the guidance
+    branches, with what their rules compare."""
+    needs: dict[str, int] = {}
+    for claims in branches:
+        compared = sum(rule.size(encoding) for rule in rules(claims))
+        for place in places(claims):
+            needs[place.name] = needs.get(place.name, 0) + compared + place.size(encoding)
+    return min(needs.values(), default=0)

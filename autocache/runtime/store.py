@@ -46,7 +46,8 @@ class _Entry(NamedTuple):
 
     @property
     def written_to(self) -> bool:
-        return _version(self.held.parts[0]) != self.version
+        # What is on the host nobody else has.
+        return not self.held.away and _version(self.held.parts[0]) != self.version
 
 
 def _version(tensor: torch.Tensor) -> int:
