@@ -23,6 +23,7 @@ import autocache
 import tiny
 from autocache.api import attach
 from autocache.errors import ConcurrencyError, PatchError
+from devices import DEVICE
 
 FLUX = "FluxTransformer2DModel"
 TIMES = [
@@ -48,7 +49,8 @@ class Steps:
     def __init__(self, model: nn.Module, number: int) -> None:
         self.model, self.times = model, TIMES[number]
         self._inputs = tiny.build(FLUX)[1]
-        self.latent = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(number))
+        noise = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(number))
+        self.latent = noise.to(DEVICE)
         self.made: list[torch.Tensor] = []
 
     @property
@@ -555,3 +557,43 @@ def test_leaving_requests_in_another_order() -> None:
     with pytest.raises(ConcurrencyError, match="left before the second"):
         first.__exit__(None, None, None)
     second.__exit__(None, None, None)
+
+
+@torch.no_grad()
+def _with_scheduler(pipe: Any, seed: int, steps: int) -> Made:
+    """A loop of one's own with the pipeline's scheduler."""
+    _, inputs = tiny.build(FLUX)
+    latent = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+    made = []
+    pipe.scheduler.set_timesteps(steps)
+    for time in pipe.scheduler.timesteps:
+        given = {**inputs(float(time) / 1000), "hidden_states": latent}
+        latent = pipe.scheduler.step(pipe.transformer(**given)[0], time, latent)[0]
+        made.append(latent)
+        yield made
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_generators_on_one_scheduler(ahead: int) -> None:
+    """The later takes the scheduler over and is right; the earlier is refused when it goes on."""
+    pipe = make("flux")
+    with autocache.patch(pipe, "dit_block"):
+        *_, expected = _with_scheduler(pipe, 1, 7)
+    autocache.patch(pipe, "dit_block")
+    first, second = _with_scheduler(pipe, 0, 9), _with_scheduler(pipe, 1, 7)
+    for _ in range(ahead + 1):
+        next(first)
+    next(second)
+    next(second)
+    with pytest.raises(ConcurrencyError, match=r"by turns.*autocache\.request"):
+        next(first)
+    *_, made = second
+    assert same(made, expected)
+    # Each with a pipeline of its own and selected around its steps, both are right.
+    requests = [autocache.request(pipe) for _ in range(2)]
+    loops = [_with_scheduler(r.target, 1, 7) for r in requests]
+    for _ in range(7):
+        for request, loop in zip(requests, loops, strict=True):
+            with request.active():
+                made = next(loop)
+    assert same(made, expected)

@@ -22,6 +22,7 @@ import autocache
 import tiny
 from autocache.api import attach
 from autocache.errors import AutocacheError, ConcurrencyError
+from devices import DEVICE
 
 CASES = {
     "dit_block": ("flux", "dit_block"),
@@ -197,12 +198,16 @@ def test_a_pool_on_one_pipeline() -> None:
 @pytest.mark.parametrize("cls", [diffusers.FluxPipeline, diffusers.FluxImg2ImgPipeline])
 def test_another_pipeline_on_the_same_scheduler(cls: type) -> None:
     """What `from_pipe` makes shares the scheduler: it is refused while that is in use."""
-    pipe = flux()
+    pipe = flux().to(DEVICE)
     pipe.set_progress_bar_config(disable=True)
     patch = autocache.patch(pipe, "dit_block")
     expected = run(pipe)
     shared = cls.from_pipe(pipe)
-    image = {"image": torch.rand(1, 3, 8, 8), "strength": 1.0} if "Img2Img" in cls.__name__ else {}
+    image = (
+        {"image": torch.rand(1, 3, 8, 8, device=DEVICE), "strength": 1.0}
+        if "Img2Img" in cls.__name__
+        else {}
+    )
     held = Held(_first_block(pipe), 2)(lambda: run(pipe))
     with pytest.raises(ConcurrencyError, match=r"autocache\.request"):
         run(shared, **image)
@@ -249,7 +254,7 @@ def _loop(
 ) -> torch.Tensor:
     """A sampling loop by hand with the pipeline's own scheduler; without `steps` it has them."""
     _, inputs = tiny.build("FluxTransformer2DModel")
-    latent = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(seed))
+    latent = torch.randn(1, 16, 4, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
     if steps is not None:
         pipe.scheduler.set_timesteps(steps)
     for step, time in enumerate(pipe.scheduler.timesteps):
