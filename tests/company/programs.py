@@ -51,10 +51,9 @@ class Programs(Checked):
         tags = tags_after(self.subject.log)
         return [name for name, change in CHANGES.items() if change.fits(self.kind, tags)]
 
-    @initialize(cache=st.none() | CACHES)
-    def begin(self, cache: Cache | None) -> None:
-        if cache is not None:
-            self.put_on(cache)
+    @initialize(cache=CACHES)
+    def begin(self, cache: Cache) -> None:
+        self.put_on(cache)
 
     # What is done with the cache.
 

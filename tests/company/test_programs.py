@@ -21,7 +21,7 @@ from company.subjects import KINDS
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-PROGRAMS = dict(zip(KINDS, (250, 250, 120, 200, 150, 80), strict=True))
+PROGRAMS = dict(zip(KINDS, (200, 200, 60, 250, 250, 60), strict=True))
 TIMES = float(os.environ.get("AUTOCACHE_PROGRAMS", "1"))
 
 
@@ -64,23 +64,29 @@ def test_random_programs(kind: str) -> None:
     run_state_machine_as_test(machine, settings=_settings(kind))
     assert originals.changed() == []
     assert seen["program"] >= round(PROGRAMS[kind] * TIMES)
-    assert TIMES < 1 or _missed(kind, seen) == set()
+    if TIMES >= 1:
+        expected = _things(kind)
+        missed = {name for name in expected if not seen[name]}
+        assert not missed & ALWAYS, missed
+        assert len(missed) < len(expected) / 2, missed
+        assert sum(seen[name] for name in seen if name.startswith("skipped")) > 0
 
 
-DONE = {
-    "generation", "thread", "request", "at once", "stop", "ctrl-c", "stop in a block", "refused",
-    "copy", "save", "act cache", "act disable", "act enable", "act reset", "act take off",
-    "act collect", "act copy",
+ALWAYS = {"generation", "thread", "copy", "save", "refused", "stop in a block"}
+"""What programs of every kind do, however few there are."""
+
+OFTEN = {
+    "request", "at once", "stop", "ctrl-c", "act cache", "act disable", "act enable", "act reset",
+    "act take off", "act collect", "act copy",
 }  # fmt: skip
-"""What programs of every kind do."""
+"""Of these and of the caches and changes there are, most are among them."""
 
 
-def _missed(kind: str, seen: Counter[str]) -> set[str]:
-    """What no program of the kind did: a rule, a change, or a cache that skipped."""
+def _things(kind: str) -> set[str]:
+    """All that programs of a kind can do: rules, caches, caches that skip, and changes."""
     caches = for_kind(kind)
     acting = {name_of(cache) for cache in caches if not cache.never} - {"fewer_steps"}
-    expected = DONE | {f"cache {name_of(cache)}" for cache in caches}
-    expected |= {f"skipped with {name}" for name in acting}
-    expected |= {f"change {name}" for name, change in CHANGES.items() if change.only(kind)}
-    expected |= set() if kind.startswith("bare") else {"interrupt", "call"}
-    return {name for name in expected if not seen[name]}
+    things = ALWAYS | OFTEN | {f"cache {name_of(cache)}" for cache in caches}
+    things |= {f"skipped with {name}" for name in acting}
+    things |= {f"change {name}" for name, change in CHANGES.items() if change.only(kind)}
+    return things | (set() if kind.startswith("bare") else {"interrupt", "call"})
