@@ -6,6 +6,7 @@ import copy
 import gc
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from torch import nn
 
 import autocache
 import tiny
+from autocache.activation_grammar import parse
 from autocache.errors import MemoryLimitError, ParameterError
+from autocache.tuning.profile import Profile
 from devices import DEVICE
 
 FLUX = "FluxTransformer2DModel"
@@ -394,3 +397,35 @@ def test_a_copy_has_a_limit_of_its_own() -> None:
     assert autocache.stats(copied).memory.limit == 2**16
     run(copied, guided=True)
     assert autocache.stats(copied).bytes_peak == patch.stats().bytes_peak <= 2**16
+
+
+def test_the_environment_and_profiles_take_the_same_options(tmp_path: Path) -> None:
+    """`keep` is an option where it is yes or no, and else a parameter of the strategy that has it;
+    what is given goes before what a profile says."""
+    text = "dit_block:memory_limit=1GiB,memory_fit=[bf16,fewer],keep=true"
+    asked = parse(text)
+    assert asked.strategy == "dit_block"
+    assert asked.parameters == {
+        "memory_limit": "1GiB",
+        "memory_fit": ["bf16", "fewer"],
+        "keep": True,
+    }
+    two = parse("dit_block:keep=true+fewer_steps:keep=[0,2],memory_limit=1MiB")
+    assert two.strategy == [("dit_block", {}), ("fewer_steps", {"keep": [0, 2]})]
+    assert two.parameters == {"keep": True, "memory_limit": "1MiB"}
+    pipe = make("flux")
+    options = {"memory_limit": "5KiB", "memory_fit": "int8", "keep": True}
+    made = {"strategy": "dit_block", "parameters": {**CHOICES["dit_block"], **options}}
+    file = Profile.model_validate(made).write(tmp_path / "small.yaml")
+    with autocache.patch(pipe, file) as patch:
+        run(pipe)
+        memory = patch.stats().memory
+        assert memory.limit == 5120
+        assert 0 < memory.held <= memory.peak <= 5120
+        assert {place.form for place in memory.places} == {"int8"}
+    with autocache.patch(pipe, file, memory_limit="1MiB") as patch:
+        run(pipe)
+        assert {place.form for place in patch.stats().memory.places} == {"as it is"}
+    with autocache.patch(pipe, "fewer_steps", keep=(0, 2)) as patch:
+        run(pipe)
+        assert patch.stats().passes == 2
