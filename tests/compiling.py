@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,16 +43,29 @@ class Counting:
 
 class Overwriting(Counting):
     """Keeps memory as a CUDA graph does: inputs are copied into it, and every call leaves its
-    results in the same tensors as the call before, unnoticed by their version counters."""
+    results in the same tensors as the call before, unnoticed by their version counters.
+
+    Where the whole model is compiled in pieces, a CUDA graph leaves alone what came out since
+    `next_call` was last called; so it is here from then on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: Counter[int] | None = None
+
+    def next_call(self) -> None:
+        self.runs = Counter()
 
     def __call__(self, graph: torch.fx.GraphModule, example: Any) -> Callable[..., Any]:
         self.compiled += 1
+        number = self.compiled
         results: dict[Any, torch.Tensor] = {}
 
         def written(nth: int, made: Any) -> Any:
             if not isinstance(made, torch.Tensor):
                 return made
-            key = nth, made.shape, made.stride(), made.dtype
+            turn = 0 if self.runs is None else self.runs[number]
+            key = nth, turn, made.shape, made.stride(), made.dtype
             if key not in results:
                 results[key] = torch.empty_strided(
                     made.size(), made.stride(), dtype=made.dtype, device=made.device
@@ -64,7 +78,10 @@ class Overwriting(Counting):
                 a.clone() if isinstance(a, torch.Tensor) and not isinstance(a, nn.Parameter) else a
                 for a in args
             ]
-            return [written(nth, made) for nth, made in enumerate(graph.forward(*own))]
+            left = [written(nth, made) for nth, made in enumerate(graph.forward(*own))]
+            if self.runs is not None:
+                self.runs[number] += 1
+            return left
 
         return self._counted(run)
 
@@ -87,12 +104,22 @@ def build(name: str) -> tuple[nn.Module, Any]:
     return tiny.build(name, **FEW.get(name, {}))
 
 
-def loop(model: nn.Module, inputs: Any, times: Sequence[float] = TIMES) -> torch.Tensor:
-    """One generation. Its outputs are copied: a compiled model may write over them."""
+def loop(
+    model: nn.Module,
+    inputs: Any,
+    times: Sequence[float] = TIMES,
+    before: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """One generation; `before` is called before each step. Its outputs are copied: a compiled model
+    may write over them."""
     inner = getattr(model, "_orig_mod", model)
     scale = 1.0 if hasattr(inner, "single_transformer_blocks") else 1000.0
+    outputs = []
     with torch.no_grad():
-        return torch.stack([model(**inputs(time * scale))[0].clone() for time in times])
+        for time in times:
+            before()
+            outputs.append(model(**inputs(time * scale))[0].clone())
+    return torch.stack(outputs)
 
 
 def blocks(model: nn.Module, backend: Any, **options: Any) -> nn.Module:

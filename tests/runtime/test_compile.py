@@ -71,8 +71,7 @@ def _check(called: nn.Module, inputs: Any, name: str, strategy: str, patch: Any)
 def test_repeated_blocks(name: str, strategy: str, first: str) -> None:
     """compile_repeated_blocks, before or after patching, changes neither results nor skips."""
     backend = Counting()
-    # Attention is decided inside the block, where the graph has to break.
-    options = {"backend": backend, "fullgraph": strategy != "attention"}
+    options = {"backend": backend, "fullgraph": True}
     model, inputs = tiny.build(name)
     if first == "compile":
         model.compile_repeated_blocks(**options)
