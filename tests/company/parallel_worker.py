@@ -9,9 +9,7 @@ import datetime
 import importlib
 import os
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,9 +22,7 @@ from company.parallel_runs import (
     LATENT,
     QWEN,
     READING,
-    TEACACHE,
     WAN,
-    Choice,
     Silence,
     generate,
     latent,
@@ -36,22 +32,14 @@ from company.parallel_runs import (
     trace,
 )
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.device_mesh import init_device_mesh
 
 import autocache
 import tiny
-from autocache.probe import FirstBlocks
-from autocache.runtime.moment import Decision, Moment
-from autocache.when import Residual
-from autocache.where import Blocks
 from devices import DEVICE
 
 LIMIT = 8_000
 """Bytes."""
-
-SHORT = datetime.timedelta(seconds=4)
-"""How long a rank of a group that is to fail waits for the others."""
 
 
 def data_parallel() -> dict[str, Any]:
@@ -183,90 +171,14 @@ def tensor_parallel() -> dict[str, Any]:
     return found
 
 
-class BrokenError(Exception):
-    """A failure of this process."""
-
-
-def _failing(choice: Choice, step: int, ranks: tuple[int, ...], group: Any) -> dict[str, Any]:
-    """A generation in which some processes raise in a block; what becomes of it, and the next."""
-    model, inputs = patched(FLUX, choice, group=group)
-    calls = [0]
-
-    def broken(*_: Any) -> None:
-        calls[0] += 1
-        if calls[0] == step + 1 and dist.get_rank() in ranks:
-            raise BrokenError
-
-    handle = model.transformer_blocks[0].norm1.register_forward_hook(broken)
-    found = ended(FLUX, model, inputs)
-    handle.remove()
-    return found | ran(FLUX, model, inputs) if len(ranks) == 2 else found
-
-
-def ended(name: str, model: nn.Module, inputs: Callable) -> dict[str, Any]:
-    """How a generation ended, and how long it took."""
-    began, how = time.monotonic(), "well"
-    try:
-        generate(name, model, inputs)
-    except (BrokenError, autocache.errors.RankError) as error:
-        how = f"{type(error).__name__}: {error}"
-    return {"ended": how, "took": time.monotonic() - began}
-
-
-@dataclass(frozen=True)
-class BrokenRule(Residual):
-    """Raises on rank 1 while rank 0 waits to hear what it measured."""
-
-    def decide(self, moment: Moment) -> Decision:
-        if moment.step == 3 and dist.get_rank() == 1:
-            raise BrokenError
-        return super().decide(moment)
-
-
-def faults() -> dict[str, Any]:
-    found = {}
-    fbcache = READING[FLUX]["fbcache"]
-    everyone = dist.new_group(timeout=SHORT)
-    found["all"] = _failing(fbcache, 5, (0, 1), everyone)
-    found["all again"] = _failing(fbcache, 1, (0, 1), everyone)
-    # A group in which a rank did not come is of no use any more: each has one of its own.
-    found["block"] = _failing(TEACACHE, 3, (1,), dist.new_group(timeout=SHORT))
-    dist.barrier()
-    model, inputs = tiny.build(FLUX)
-    rule = BrokenRule(FirstBlocks(), 0.1)
-    where = Blocks((1, 6))
-    autocache.patch(model, when=rule, where=where, group=dist.new_group(timeout=SHORT))
-    found["rule"] = ended(FLUX, model, inputs)
-    dist.barrier()
-    mesh = DeviceMesh.from_group(dist.new_group(timeout=SHORT), DEVICE.type)
-    model, inputs = tiny.build(FLUX)
-    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
-        fully_shard(block, mesh=mesh)
-    autocache.patch(fully_shard(model, mesh=mesh), when=rule, where=where)
-    found["weights"] = ended(FLUX, model, inputs)
-    dist.barrier()
-    found["elsewhere"] = _elsewhere(dist.new_group(timeout=SHORT))
-    dist.barrier()
-    group = dist.new_group(timeout=datetime.timedelta(minutes=10))
-    if dist.get_rank() == 1:
-        save("faults", found)
-        os._exit(0)
-    found["gone"] = _failing(fbcache, 0, (), group)
-    return found
-
-
-def _elsewhere(group: Any) -> dict[str, Any]:
-    """Rank 1 starts again after two steps, and rank 0 goes on; then both start again."""
-    model, inputs = patched(FLUX, TEACACHE, group=group)
-    plan = times(FLUX)[:2] + times(FLUX)[:3] if dist.get_rank() else times(FLUX)[:3]
-    said = "nothing"
-    try:
-        with torch.no_grad():
-            for now in plan:
-                model(**{**inputs(now), LATENT: latent(inputs, 0)})
-    except autocache.errors.RankError as error:
-        said = str(error)
-    return {"said": said, **ran(FLUX, model, inputs)}
+HOMES = {
+    "faults": "faults",
+    "grid": "grid",
+    "pipelines": "weights",
+    "weights": "weights",
+    "weights_more": "weights",
+}
+"""The files of the scenarios that are not in this one."""
 
 
 def save(name: str, found: dict[str, Any]) -> None:
@@ -281,8 +193,7 @@ def main() -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=90))
     for scenario in sys.argv[2:]:
         # Those of another file are not imported before they are wanted.
-        home = {"grid": "grid"} | dict.fromkeys(("weights", "weights_more", "pipelines"), "weights")
-        module = importlib.import_module(f"company.parallel_{home.get(scenario, 'worker')}")
+        module = importlib.import_module(f"company.parallel_{HOMES.get(scenario, 'worker')}")
         save(scenario, getattr(module, scenario)())
     if "faults" not in sys.argv:
         dist.barrier()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from company import parallel_runs
+from company.parallel_faults import SHORT
 from company.parallel_runner import both, on_the_cpu
 from company.parallel_runs import FLUX, READING, TEACACHE
-from company.parallel_worker import SHORT
 
 pytestmark = on_the_cpu
 
