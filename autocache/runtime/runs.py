@@ -40,7 +40,7 @@ def under_way(pipeline: Any, schedulers: set[str]) -> Iterator[None]:
     """
     run = Run(pipeline, schedulers)
     with _lock:
-        outer = _innermost()
+        outer = innermost()
         inside = outer is not None and outer.includes(pipeline)
         if not inside:
             _refuse(run)
@@ -68,8 +68,8 @@ def check(scheduler: Any) -> bool:
     Raises:
         ConcurrencyError: one that is under way elsewhere does, and would be spoilt.
     """
-    innermost = _innermost()
-    if innermost is not None and innermost.holds(scheduler):
+    inner = innermost()
+    if inner is not None and inner.holds(scheduler):
         return True
     for run in list(_running):
         if run.holds(scheduler):
@@ -87,7 +87,8 @@ REMEDY = (
 )
 
 
-def _innermost() -> Run | None:
+def innermost() -> Run | None:
+    """The call of a pipeline that the present thread is in."""
     here = threading.get_ident()
     return next((run for run in reversed(_running) if run.thread == here), None)
 

@@ -21,6 +21,7 @@ from autocache.errors import PatchError
 from autocache.runtime import runs
 from autocache.runtime.changes import ALTERING
 from autocache.runtime.intercept import original_class
+from autocache.runtime.schedulers import SCHEDULER, has_denoiser
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
@@ -49,7 +50,13 @@ def beside(session: Session) -> list[Session]:
 
 
 def _holding(scheduler: object) -> list[Session]:
-    return [session for session in _listening() if session.holds(scheduler)]
+    """The sessions that a scheduler speaks to: where it is known which pipeline uses it now, of
+    several that have it in common, those of that one."""
+    found = [session for session in _listening() if session.holds(scheduler)]
+    run = runs.innermost() if found else None
+    if run is not None and run.holds(scheduler):
+        return [session for session in found if has_denoiser(run.pipeline, session.model)]
+    return found
 
 
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
@@ -99,17 +106,24 @@ def _generate(
     owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwargs: dict
 ) -> Any:
     # A subclass that calls `super().__call__` is heard once, as itself.
-    outermost = _owner(type(instance), "__call__") is owner
-    listening = [s for s in _listening() if outermost and s.serves(instance)]
-    if not listening:
+    if _owner(type(instance), "__call__") is not owner:
         return wrapped(*args, **kwargs)
-    with runs.under_way(instance, {session.scheduler_name(instance) for session in listening}):
+    listening = [s for s in _listening() if s.serves(instance)]
+    names = {session.scheduler_name(instance) for session in listening}
+    if not listening:
+        # It may have its scheduler in common with one that is patched.
+        names = {name for name in vars(instance) if name.endswith(SCHEDULER)}
+        if not any(_holding(getattr(instance, name)) for name in names):
+            return wrapped(*args, **kwargs)
+    with runs.under_way(instance, names):
         for session in listening:
             session.started()
         try:
             return wrapped(*args, **kwargs)
         finally:
-            for session in listening:
+            # A callback may have patched it meanwhile.
+            patched_since = [s for s in _listening() if s.serves(instance)]
+            for session in dict.fromkeys([*listening, *patched_since]):
                 session.finished()
 
 
