@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 
 from autocache.runtime.claims import Claim
-from autocache.runtime.encodings import PLAIN, Held
+from autocache.runtime.encodings import Held
 from autocache.runtime.encodings.base import kept_alive, plain_size
-from autocache.runtime.encodings.host import HeldOnHost
+from autocache.runtime.entry import Entry, hold, version_of
 from autocache.runtime.ledger import Ledger
 
 
@@ -38,23 +38,6 @@ class Piece(NamedTuple):
     owned: bool = False
 
 
-class _Entry(NamedTuple):
-    step: int
-    held: Held
-    version: int
-    time: float | None
-
-    @property
-    def written_to(self) -> bool:
-        # What is on the host nobody else has.
-        return not self.held.away and _version(self.held.parts[0]) != self.version
-
-
-def _version(tensor: torch.Tensor) -> int:
-    # Inference tensors keep no version counter; they are cloned on entry instead.
-    return -1 if tensor.is_inference() else tensor._version
-
-
 class Store:
     """The cached tensors of one guidance branch, each with its last few values.
 
@@ -69,7 +52,7 @@ class Store:
         self.useless = False
         """A rule cannot remember what it compares with, so that it will never skip anything."""
         self._ledger = ledger
-        self._entries: dict[str, dict[Hashable, tuple[_Entry, ...]]] = {}
+        self._entries: dict[str, dict[Hashable, tuple[Entry, ...]]] = {}
         self._written_to: set[Hashable] = set()
 
     @property
@@ -196,7 +179,7 @@ class Store:
                 return
             again = []
             for entry in entries:
-                held = _hold(entry.held.decode(), claim, owned=False)
+                held = hold(entry.held.decode(), claim, owned=False)
                 self._release(claim.name, entry)
                 again.append(self._entry(claim.name, held, entry.step, entry.time))
             self._entries[claim.name][key] = tuple(again)
@@ -216,9 +199,9 @@ class Store:
             # At once: a copy in the background may come after what compiled code writes there.
             piece = piece._replace(tensor=tensor.clone(), owned=True)
             tensor = piece.tensor
-        held = _hold(tensor, claim, piece.owned)
+        held = hold(tensor, claim, piece.owned)
         if held.parts[0] is tensor and self._is_foreign(piece, tensor):
-            held = _hold(tensor.clone(), claim, owned=True)
+            held = hold(tensor.clone(), claim, owned=True)
         values[piece.key] = (*kept, self._entry(name, held, step, time))
 
     def _is_foreign(self, piece: Piece, tensor: torch.Tensor) -> bool:
@@ -228,11 +211,11 @@ class Store:
             return True
         return kept_alive(tensor) > plain_size(tensor.shape, tensor.dtype)
 
-    def _entry(self, name: str, held: Held, step: int, time: float | None) -> _Entry:
+    def _entry(self, name: str, held: Held, step: int, time: float | None) -> Entry:
         self._ledger.add(self.denoiser, name, held)
-        return _Entry(step, held, _version(held.parts[0]), time)
+        return Entry(step, held, version_of(held.parts[0]), time)
 
-    def _release(self, name: str, entry: _Entry) -> None:
+    def _release(self, name: str, entry: Entry) -> None:
         self._ledger.release(self.denoiser, name, entry.held)
 
     def _fetch_next(self, name: str) -> None:
@@ -247,12 +230,6 @@ class Store:
 
 def _name(key: Any) -> str:
     return key[0] if isinstance(key, tuple) else key
-
-
-def _hold(tensor: torch.Tensor, claim: Claim | None, owned: bool) -> Held:
-    if claim is not None and claim.away:
-        return HeldOnHost(claim.encoding, tensor, owned)
-    return Held(PLAIN if claim is None else claim.encoding, tensor)
 
 
 def fits(held: Held | torch.Tensor, live: torch.Tensor) -> bool:
