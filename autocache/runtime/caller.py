@@ -7,8 +7,8 @@ import threading
 from autocache.runtime.stacks import Line, line, related
 
 RETURNS = 2
-"""Times that a line has to come back before it is sure that several take turns. A single one may be
-a new generator in the place of a dead one."""
+"""Lines in a row that have to come back, and go on in time, before it is sure that several take
+turns: a single one may be a new generator in the place of a dead one."""
 
 REMEMBERED = 16
 """Lines that are remembered; the latest ones."""
@@ -63,8 +63,8 @@ class Caller:
             if len(self._left) > REMEMBERED:
                 del self._left[next(iter(self._left))]
         stood = self._left.pop(present, None)
-        if stood is not None:
-            went = now - stood
-            self._returns += went * direction > 0 if direction else went != 0
+        went = 0.0 if stood is None else now - stood
+        goes_on = went * direction > 0 if direction else went != 0
+        self._returns = self._returns + 1 if goes_on else 0
         self.line, self._settled = present, True
         return self._returns >= RETURNS
