@@ -84,7 +84,6 @@ class Held:
     def _run(self, task: Callable[[], Any]) -> None:
         here = threading.get_ident()
 
-        @torch.compiler.disable
         def stop(*_: Any) -> None:
             if threading.get_ident() != here:
                 return
@@ -93,7 +92,8 @@ class Held:
                 self._there.set()
                 assert self._go.wait(PATIENCE)
 
-        handle = self._module.register_forward_hook(stop)
+        opaque: Any = torch.compiler.disable(stop)
+        handle = self._module.register_forward_hook(opaque)
         try:
             self._result = task()
         except BaseException as error:
