@@ -185,7 +185,8 @@ def original_class(swapped: type) -> type:
     if swapped.__bases__[0] is _Intercepted:
         return swapped.__bases__[1]
     own = {k: v for k, v in vars(swapped).items() if k not in ("__dict__", "__weakref__")}
-    return type(swapped)(swapped.__name__, tuple(map(original_class, swapped.__bases__)), own)
+    make: Any = type(swapped)
+    return make(swapped.__name__, tuple(map(original_class, swapped.__bases__)), own)
 
 
 def site_of(module: nn.Module) -> Site | None:
