@@ -61,19 +61,19 @@ class Fault:
             raise self.error
 
 
-def scheduler(kind: type, fault: Callable[[str], None]) -> type:
+def scheduler(kind: type, fault: Callable[[str, object], None]) -> type:
     """A class of schedulers like `kind` that passes two places."""
 
     class Failing(kind):
         def step(self, *args: Any, **kwargs: Any) -> Any:
             result = super().step(*args, **kwargs)
-            fault("scheduler")
+            fault("scheduler", self)
             return result
 
         @functools.wraps(kind.set_timesteps)
         def set_timesteps(self, *args: Any, **kwargs: Any) -> Any:
             super().set_timesteps(*args, **kwargs)
-            fault("timesteps")
+            fault("timesteps", self)
 
     return Failing
 
@@ -84,12 +84,17 @@ class Breakable:
     def __init__(self, name: str) -> None:
         self.pipe, self.name = make(name), name
         self.fault: Fault | None = None
-        kind = scheduler(type(self.pipe.scheduler), self._pass)
+        kind = scheduler(type(self.pipe.scheduler), self._pass_scheduler)
         self.pipe.scheduler = kind.from_config(self.pipe.scheduler.config)
 
     def _pass(self, place: str) -> None:
         if self.fault is not None:
             self.fault.passed(place)
+
+    def _pass_scheduler(self, place: str, scheduler: object) -> None:
+        # Copies of it are asked how its steps answer to what they are given.
+        if scheduler is self.pipe.scheduler:
+            self._pass(place)
 
     def _callback(self, _: Any, step: int, time: Any, given: dict) -> dict:
         if self.fault is not None:
