@@ -137,7 +137,7 @@ def test_nothing_is_copied_in_eager_mode(strategy: str) -> None:
         ({"backend": "cudagraphs"}, True),
         ({"backend": Counting()}, True),
     ],
-    ids=str,
+    ids=lambda value: str(value).partition(" object at")[0],
 )
 def test_who_reuses_memory(options: dict[str, Any], reuses: bool) -> None:
     """Of torch's own backend it is known; of any other it is taken for granted."""
