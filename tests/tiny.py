@@ -38,6 +38,19 @@ FOR_ALL = FOR_LEVELS | {
 }
 """Strategies that UNets take: the levels' own, and those that act on sub-modules or whole calls."""
 
+ON_BLOCKS = (
+    "adacache",
+    "customcache",
+    "dbcache",
+    "dicache",
+    "dit_block",
+    "fbcache",
+    "magcache",
+    "seacache",
+    "teacache",
+)
+"""Strategies that skip blocks of stacks."""
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "FluxTransformer2DModel": {
         "patch_size": 1,

@@ -24,19 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "teacache": {"coefficients": (1.0, 0.0), "threshold": 1e4},
 }
 NAMES = tuple(info.name for info in autocache.strategies())
-ON_BLOCKS = {
-    "adacache",
-    "customcache",
-    "dbcache",
-    "dicache",
-    "dit_block",
-    "fbcache",
-    "magcache",
-    "seacache",
-    "teacache",
-}
 REFUSED = {
-    *((name, "sd") for name in ON_BLOCKS),
+    *((name, "sd") for name in tiny.ON_BLOCKS),
     ("deepcache", "flux"),
     ("deepcache", "wan"),
     ("seacache", "flux"),

@@ -53,19 +53,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "taylorseer": {"interval": 2, "order": 1, "warmup_steps": 2},
     "teacache": {"threshold": 1e4},
 }
-BLOCKS = (
-    "adacache",
-    "customcache",
-    "dbcache",
-    "dicache",
-    "dit_block",
-    "fbcache",
-    "magcache",
-    "seacache",
-    "teacache",
-)
 REFUSED = {
-    **{(name, "shapes_sd"): "apply" for name in BLOCKS},
+    **{(name, "shapes_sd"): "apply" for name in tiny.ON_BLOCKS},
     ("deepcache", "shapes"): "no UNet levels",
     ("deepcache", "shapes_wan"): "no UNet levels",
     ("seacache", "shapes"): "no grid",
