@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import autocache
+import tiny
 from autocache import demo
 from autocache.demo import clips, single
 from autocache.demo.prompts import held_out
