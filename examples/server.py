@@ -3,9 +3,9 @@
     python examples/server.py --port 8000
     curl -o circle.png 'http://127.0.0.1:8000/generate?prompt=a+red+circle&seed=1'
 
-It needs `pip install fastapi uvicorn` besides. The weights are there once. Each thread has a request
-of its own (`autocache.request`), which it uses for one picture after another, so that pictures are
-those of a server that draws them in turn.
+It needs `pip install fastapi uvicorn` besides. The weights are there once. Each thread has a
+request of its own (`autocache.request`), which it uses for one picture after another, so that
+pictures are those of a server that draws them in turn.
 """
 
 from __future__ import annotations

@@ -52,6 +52,10 @@ class Default:
     wait_stream = wait_event
 
 
+class Event:
+    """torch's compiler asks for it as soon as there is such a device."""
+
+
 @contextlib.contextmanager
 def _stream(_: Stream) -> Iterator[None]:
     torch.ops.emulated.enter_stream(True)
@@ -68,7 +72,7 @@ def _module() -> Any:
     module._is_in_bad_fork = lambda: False
     module.device_count = lambda: 2
     module.current_device = lambda: 0
-    module.Stream, module.stream = Stream, _stream
+    module.Stream, module.Event, module.stream = Stream, Event, _stream
     module.current_stream = lambda *_: Default()
     for nothing in ("_lazy_init", "synchronize", "empty_cache", "manual_seed_all", "set_device"):
         setattr(module, nothing, lambda *_: None)

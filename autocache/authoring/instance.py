@@ -72,15 +72,17 @@ def model_of(spec: Spec, seed: int = 0, **overrides: Any) -> nn.Module:
 def inputs_of(spec: Spec, step: int = 0, seed: int = 0) -> dict[str, Any]:
     """The keyword arguments of one call of the tiny model; equal arguments give equal values.
 
-    From step to step only the timestep (times 1 - 0.1 step) and the latent (times 1 + 0.05 step,
-    tokens of a vocabulary shifted by one) change. Where forward has `return_dict` it is False.
+    From step to step only the timestep (times 1 - 0.1 step, or so much nearer to 1 where the spec
+    has it rise) and the latent (times 1 + 0.05 step, tokens of a vocabulary shifted by one) change.
+    Where forward has `return_dict` it is False.
     Raises SpecError that names the key.
     """
     with _located(spec, "proof", "inputs"):
         given: dict[str, Any] = value(proof_of(spec).inputs, key="inputs", seed=seed)
     names = signature(class_of(spec)).names
     if spec.timestep is not None and given.get(spec.timestep) is not None:
-        given[spec.timestep] = _mapped(given[spec.timestep], lambda v: _later(v, step))
+        later = _nearer if spec.timestep_scale < 0 else _later
+        given[spec.timestep] = _mapped(given[spec.timestep], lambda v: later(v, step))
     known = spec.latent_names
     latent = next((name for name in known if name in given), None)
     if latent is not None:
@@ -227,6 +229,11 @@ def _later(time: Any, step: int) -> Any:
         scaled = moment * (1 - 0.1 * step)
         moved = scaled.round().to(moment.dtype) if whole else scaled
     return moved if isinstance(time, torch.Tensor) else moved.item()
+
+
+def _nearer(time: Any, step: int) -> Any:
+    """A timestep between 0 and 1 so many steps on, where it rises."""
+    return time + 0.1 * step * (1 - time)
 
 
 def _grown(latent: Any, step: int) -> Any:

@@ -14,7 +14,8 @@ from autocache.errors import ConcurrencyError
 if TYPE_CHECKING:
     from autocache.runtime.track import Here, Track
 
-_present: ContextVar[Scope | None] = ContextVar("autocache_scope", default=None)
+_selected: ContextVar[tuple[Scope, ...]] = ContextVar("autocache_scopes", default=())
+"""Those that are selected here, the innermost last."""
 _of_pipelines: weakref.WeakKeyDictionary[Any, Scope] = weakref.WeakKeyDictionary()
 
 
@@ -49,18 +50,16 @@ class Scope:
         with self._lock:
             for track in self._tracks.values():
                 track.caller.forget()
-        before = _present.get()
-        _present.set(self)
+        _selected.set((*_selected.get(), self))
         try:
             yield
-            if _present.get() is not self:
+            if _selected.get()[-1:] != (self,):
                 raise ConcurrencyError(
                     "two requests are selected by turns, and the first was left before the second; "
                     "select a request around each step: with request.active(): ..."
                 )
         finally:
-            if _present.get() is self:
-                _present.set(before)
+            _selected.set(_without(_selected.get(), self))
             self._leave()
 
     def _leave(self) -> None:
@@ -84,10 +83,17 @@ class Scope:
         self.close()
 
 
+def _without(selected: tuple[Scope, ...], scope: Scope) -> tuple[Scope, ...]:
+    """The others, where the scope was left before those that were selected since; it may have been
+    selected further out, too."""
+    last = max((nth for nth, each in enumerate(selected) if each is scope), default=None)
+    return selected if last is None else (*selected[:last], *selected[last + 1 :])
+
+
 def present() -> Scope | None:
     """The one that is selected here; None for the thread's own state."""
-    scope = _present.get()
-    return None if scope is None or scope.closed else scope
+    selected = _selected.get()
+    return selected[-1] if selected and not selected[-1].closed else None
 
 
 def scope_of(pipeline: Any) -> Scope | None:

@@ -23,6 +23,7 @@ import autocache
 import tiny
 from autocache.api import attach
 from autocache.errors import ConcurrencyError, PatchError
+from autocache.runtime.scope import present
 from devices import DEVICE
 
 FLUX = "FluxTransformer2DModel"
@@ -198,8 +199,9 @@ def test_a_request_entered_across_a_yield_is_refused(strategy: str) -> None:
     with pytest.raises(ConcurrencyError, match="by turns"):
         next(first)
     first.close()
-    # One that is alone may stay within.
+    # One that is alone may stay within, and when all have ended none is selected any more.
     second.close()
+    assert present() is None
     *_, made = _across_yields(model, 2)
     assert same(made, alone[2])
 
