@@ -185,8 +185,22 @@ def _wrap(owner: type | None, method: str, wrapper: Callable) -> bool:
     with _changing:
         if (owner, method) in _wrapped or not hasattr(owner, method):
             return False
-        _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, wrapper)
+        heard = _Heard(wrapper)
+        _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, heard), heard
         return True
+
+
+class _Heard:
+    """A wrapper until it is taken off. Where another library has wrapped the same method since, it
+    stays beneath that, and does nothing any more."""
+
+    def __init__(self, wrapper: Callable) -> None:
+        self.wrapper: Callable | None = wrapper
+
+    def __call__(self, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+        if self.wrapper is None:
+            return wrapped(*args, **kwargs)
+        return self.wrapper(wrapped, instance, args, kwargs)
 
 
 def listen(session: Session) -> None:
@@ -246,7 +260,8 @@ def silence(session: Session | None) -> None:
     if not _sessions:
         _heard.clear()
     while _wrapped and not _sessions:
-        (owner, method), handle = _wrapped.popitem()
+        (owner, method), (handle, heard) = _wrapped.popitem()
+        heard.wrapper = None
         wrapt.unwrap_object(owner, method, handle, missing_ok=True)
 
 

@@ -216,3 +216,20 @@ def test_the_context_manager_unpatches_on_an_error_too() -> None:
     assert _same(_loop(model, inputs), plain)
     assert not autocache.is_patched(model)
     autocache.unpatch(model)
+
+
+@pytest.mark.usefixtures("nothing_patched")
+def test_a_method_that_another_library_wrapped_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of ours lies beneath its wrapper is inert once unpatched, and a later patch works."""
+    pipe = make("flux")
+    expected = run(pipe)
+    with autocache.patch(pipe, "dit_block"):
+        cls, ours = type(pipe), type(pipe).__call__
+        monkeypatch.setattr(
+            cls, "__call__", lambda self, *args, **given: ours(self, *args, **given)
+        )
+    assert torch.equal(run(pipe), expected)
+    with autocache.patch(pipe, "dit_block") as patch:
+        run(pipe)
+        assert patch.stats().blocks.share < 1
+        assert patch.stats().generations == 1
