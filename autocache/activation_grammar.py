@@ -45,14 +45,6 @@ class Request:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-def is_option(key: str, value: Any) -> bool:
-    """Whether a parameter is a keyword argument of `autocache.patch` and no strategy's.
-
-    `keep` may be either: yes or no to `patch`, and something else to a strategy.
-    """
-    return key in FOR_ALL and (key != "keep" or isinstance(value, bool))
-
-
 def off(text: str) -> bool:
     """Whether a value of AUTOCACHE asks for nothing, as the start-up hook sees it."""
     return text.strip().lower() in ("", "off", "0")
@@ -73,7 +65,7 @@ def parse(text: str) -> Request:
         return Request(*named[0])
     options: dict[str, Any] = {}
     for _, parameters in named:
-        for key in [key for key, value in parameters.items() if is_option(key, value)]:
+        for key in [key for key in parameters if key in FOR_ALL]:
             if key in options:
                 raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
             options[key] = parameters.pop(key)

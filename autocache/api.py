@@ -127,7 +127,7 @@ def patch(
     dry_run: bool = False,
     memory_limit: int | str | None = None,
     memory_fit: str | Sequence[str] | None = None,
-    keep: bool | Any = False,
+    keep: bool = False,
     group: Any = None,
     **params: Any,
 ) -> Patch:
@@ -153,7 +153,7 @@ def patch(
             that is kept), and last "fewer" (what finds no room is computed). Without "fewer", what
             does not fit is an error. The default is `("host", "fewer")`, which cost no quality.
         keep: True leaves what is cached after a generation, to look at, until the next one begins;
-            else it is freed. Anything but True and False is a strategy's parameter of that name.
+            else it is freed.
         group: the processes that work on one generation together, as a `torch.distributed` process
             group or a mesh of one dimension, where an engine of one's own spreads it over them:
             what a rule measures is then the mean over all of them. diffusers' context parallelism,
@@ -173,8 +173,6 @@ def patch(
         PatchError: the model is under another library's cache, or two strategies would skip the
             same places.
     """
-    if not isinstance(keep, bool):
-        params["keep"], keep = keep, False
     chosen = choose(strategy, {"when": when, "where": where, "how": how}, params)
     spec = chosen.option("spec", spec, None)
     enabled = chosen.option("enabled", enabled, True)

@@ -51,8 +51,8 @@ class FewerSteps(Strategy):
     sigmas: tuple[float, ...] | None = Field(
         None, min_length=1, description="the noise levels themselves, before the scheduler's shift"
     )
-    keep: tuple[int, ...] | None = Field(
-        None, min_length=1, description="indices of the original steps to keep, from 0, rising"
+    indices: tuple[int, ...] | None = Field(
+        None, min_length=1, description="the original steps to take, counted from 0, rising"
     )
 
     @model_validator(mode="after")
@@ -60,8 +60,8 @@ class FewerSteps(Strategy):
         ways = self._ways()
         if len(ways) > 1:
             raise ValueError(f"give only one of {' and '.join(ways)}")
-        if self.keep is not None and list(self.keep) != sorted({abs(nth) for nth in self.keep}):
-            raise ValueError(f"keep={list(self.keep)} must rise from 0 on, each index once")
+        if self.indices is not None and list(self.indices) != sorted(set(map(abs, self.indices))):
+            raise ValueError(f"indices={list(self.indices)} must rise from 0 on, each index once")
         return self
 
     def _ways(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class FewerSteps(Strategy):
             "ratio": self.ratio,
             "times": self.timesteps,
             "sigmas": self.sigmas,
-            "keep": self.keep,
+            "indices": self.indices,
         }
         return {name: value for name, value in ways.items() if value is not None}
 

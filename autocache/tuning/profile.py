@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from autocache import strategy as strategies
-from autocache.activation_grammar import FOR_ALL, is_option
+from autocache.activation_grammar import FOR_ALL
 from autocache.errors import ProfileError, SpecError, UnknownStrategyError
 from autocache.spec.document import MAX_PROBLEMS, Document, parse, read
 from autocache.spec.explain import explain
@@ -103,11 +103,11 @@ class Profile(Facts):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `autocache.patch` among the parameters."""
-        return {key: value for key, value in self.parameters.items() if is_option(key, value)}
+        return {key: value for key, value in self.parameters.items() if key in FOR_ALL}
 
     def members(self) -> list[tuple[str, dict[str, Any]]]:
         """Each strategy's name with its own parameters."""
-        own = {key: value for key, value in self.parameters.items() if not is_option(key, value)}
+        own = {key: value for key, value in self.parameters.items() if key not in FOR_ALL}
         if isinstance(self.strategy, str):
             return [(self.strategy, own)]
         return [(one.strategy, one.parameters) for one in self.strategy]
@@ -218,7 +218,7 @@ def _misfits(profile: Profile, document: Document) -> Iterator[str]:
             continue
         for place, text in _refused(strategy, parameters):
             yield f"{document.position((*at, 'parameters', *place))}: {text}"
-    beside = [key for key, value in profile.parameters.items() if not is_option(key, value)]
+    beside = [key for key, value in profile.parameters.items() if key not in FOR_ALL]
     for key in beside if several else ():
         yield (
             f"{document.position(('parameters', key))}: beside several strategies there may be "
@@ -229,7 +229,7 @@ def _misfits(profile: Profile, document: Document) -> Iterator[str]:
 def _refused(
     strategy: type[Strategy], parameters: Mapping[str, Any]
 ) -> Iterator[tuple[Location, str]]:
-    own = {key: value for key, value in parameters.items() if not is_option(key, value)}
+    own = {key: value for key, value in parameters.items() if key not in FOR_ALL}
     for key in parameters.keys() - own:
         yield (key,), f"{key!r} goes for all strategies; put it beside the list"
     try:

@@ -27,7 +27,7 @@ class Timesteps(Where):
     """What the scheduler is asked for is changed, in one of these ways.
 
     `steps` or the share `ratio` of them: as the pipeline would have asked for that many; of a list
-    that someone made by hand, evenly chosen ones. `times` or `sigmas`: those instead. `keep`:
+    that someone made by hand, evenly chosen ones. `times` or `sigmas`: those instead. `indices`:
     of those there would have been, the ones at these indices.
     """
 
@@ -35,7 +35,7 @@ class Timesteps(Where):
     ratio: float | None = None
     times: tuple[float, ...] | None = None
     sigmas: tuple[float, ...] | None = None
-    keep: tuple[int, ...] | None = None
+    indices: tuple[int, ...] | None = None
     skips: ClassVar[bool] = False
     arranges: ClassVar[bool] = True
     needs_spec: ClassVar[bool] = False
@@ -43,7 +43,7 @@ class Timesteps(Where):
     def timesteps(
         self, scheduler: Any, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict[str, Any]] | None:
-        if self.keep is not None:
+        if self.indices is not None:
             return None
         accepted = inspect.signature(scheduler.set_timesteps)
         call = accepted.bind_partial(*args, **kwargs)
@@ -67,21 +67,21 @@ class Timesteps(Where):
         )
 
     def arrange(self, scheduler: Any) -> None:
-        if self.keep is None:
+        if self.indices is None:
             return
         times, sigmas = scheduler.timesteps, getattr(scheduler, "sigmas", None)
-        if self.keep[-1] >= len(times):
+        if self.indices[-1] >= len(times):
             raise ParameterError(
-                f"keep names step {self.keep[-1]}, and the scheduler has {len(times)} steps, "
+                f"indices names step {self.indices[-1]}, and the scheduler has {len(times)} steps, "
                 "counted from 0"
             )
         single = getattr(scheduler, "order", 1) == 1
         if not single or not isinstance(sigmas, torch.Tensor) or len(sigmas) != len(times) + 1:
             raise ParameterError(
-                f"keep: a {type(scheduler).__name__} has no list of noise levels, one for each "
+                f"indices: a {type(scheduler).__name__} has no list of noise levels, one for each "
                 "step, so single steps cannot be left out; give steps or ratio instead"
             )
-        chosen = list(self.keep)
+        chosen = list(self.indices)
         scheduler.timesteps = times[chosen]
         scheduler.sigmas = sigmas[[*chosen, len(times)]]
         scheduler.num_inference_steps = len(chosen)

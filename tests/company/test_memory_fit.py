@@ -406,8 +406,7 @@ def test_a_copy_has_a_limit_of_its_own() -> None:
 
 
 def test_the_environment_and_profiles_take_the_same_options(tmp_path: Path) -> None:
-    """`keep` is an option where it is yes or no, and else a parameter of the strategy that has it;
-    what is given goes before what a profile says."""
+    """What is given goes before what a profile says."""
     text = "dit_block:memory_limit=1GiB,memory_fit=[bf16,fewer],keep=true"
     asked = parse(text)
     assert asked.strategy == "dit_block"
@@ -416,8 +415,8 @@ def test_the_environment_and_profiles_take_the_same_options(tmp_path: Path) -> N
         "memory_fit": ["bf16", "fewer"],
         "keep": True,
     }
-    two = parse("dit_block:keep=true+fewer_steps:keep=[0,2],memory_limit=1MiB")
-    assert two.strategy == [("dit_block", {}), ("fewer_steps", {"keep": [0, 2]})]
+    two = parse("dit_block:keep=true+fewer_steps:indices=[0,2],memory_limit=1MiB")
+    assert two.strategy == [("dit_block", {}), ("fewer_steps", {"indices": [0, 2]})]
     assert two.parameters == {"keep": True, "memory_limit": "1MiB"}
     pipe = make("flux")
     options = {"memory_limit": "5KiB", "memory_fit": "int8", "keep": True}
@@ -432,6 +431,6 @@ def test_the_environment_and_profiles_take_the_same_options(tmp_path: Path) -> N
     with autocache.patch(pipe, file, memory_limit="1MiB") as patch:
         run(pipe)
         assert {place.form for place in patch.stats().memory.places} == {"as it is"}
-    with autocache.patch(pipe, "fewer_steps", keep=(0, 2)) as patch:
+    with autocache.patch(pipe, "fewer_steps", indices=(0, 2)) as patch:
         run(pipe)
         assert patch.stats().passes == 2

@@ -79,14 +79,14 @@ def test_timesteps_of_ones_own():
 
 @pytest.mark.parametrize("make_pipe", [multistep, lambda: make("flux"), lambda: make("wan")])
 def test_some_of_the_original_steps(make_pipe):
-    """`keep` picks timesteps and noise levels, whatever shift the scheduler has applied."""
+    """`indices` picks timesteps and noise levels, whatever shift the scheduler has applied."""
     pipe = make_pipe()
     run(pipe, steps=10)
     times, sigmas = pipe.scheduler.timesteps.clone(), pipe.scheduler.sigmas.clone()
     everything = run(make_pipe(), steps=10)
-    with autocache.patched(pipe, "fewer_steps", keep=range(10)):
+    with autocache.patched(pipe, "fewer_steps", indices=range(10)):
         assert torch.equal(run(pipe, steps=10), everything)
-    with autocache.patched(pipe, "fewer_steps", keep=[0, 3, 4, 8]) as patch:
+    with autocache.patched(pipe, "fewer_steps", indices=[0, 3, 4, 8]) as patch:
         assert not torch.equal(run(pipe, steps=10), everything)
         assert torch.equal(pipe.scheduler.timesteps, times[[0, 3, 4, 8]])
         assert torch.equal(pipe.scheduler.sigmas, sigmas[[0, 3, 4, 8, 10]])
@@ -97,7 +97,7 @@ def test_some_of_the_original_steps(make_pipe):
 def test_what_a_scheduler_cannot_do_is_said():
     """DDIM takes neither lists nor gaps; the message names what it does take."""
     pipe = make("dit")
-    for options in ({"timesteps": [900, 100]}, {"sigmas": [1.0, 0.5]}, {"keep": [0, 2]}):
+    for options in ({"timesteps": [900, 100]}, {"sigmas": [1.0, 0.5]}, {"indices": [0, 2]}):
         with (
             autocache.patched(pipe, "fewer_steps", **options),
             pytest.raises(ParameterError, match=r"DDIMScheduler .* give .*steps or ratio"),
@@ -105,14 +105,14 @@ def test_what_a_scheduler_cannot_do_is_said():
             run(pipe, steps=4)
     pipe.scheduler = diffusers.HeunDiscreteScheduler()
     with (
-        autocache.patched(pipe, "fewer_steps", keep=[0, 2]),
+        autocache.patched(pipe, "fewer_steps", indices=[0, 2]),
         pytest.raises(ParameterError, match=r"HeunDiscreteScheduler .* give steps or ratio"),
     ):
         run(pipe, steps=4)
     flux = make("flux")
     with (
-        autocache.patched(flux, "fewer_steps", keep=[0, 4]),
-        pytest.raises(ParameterError, match="keep names step 4, and the scheduler has 4 steps"),
+        autocache.patched(flux, "fewer_steps", indices=[0, 4]),
+        pytest.raises(ParameterError, match="indices names step 4, and the scheduler has 4 steps"),
     ):
         run(flux, steps=4)
 
@@ -123,9 +123,9 @@ def test_what_a_scheduler_cannot_do_is_said():
         ({"steps": 0}, "steps=0"),
         ({"ratio": 1.5}, "ratio=1.5"),
         ({"steps": 3, "ratio": 0.5}, "only one of steps and ratio"),
-        ({"keep": [3, 1]}, "must rise"),
-        ({"keep": [-1, 2]}, "must rise"),
-        ({"keep": []}, "keep"),
+        ({"indices": [3, 1]}, "must rise"),
+        ({"indices": [-1, 2]}, "must rise"),
+        ({"indices": []}, "indices"),
         ({"step": 3}, "did you mean 'steps'"),
         ({"blocks": (0, 1)}, "acts on no blocks"),
     ],
