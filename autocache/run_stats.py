@@ -8,27 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from autocache import memory_use
+from autocache.branch_stats import BranchStats, Calls
+from autocache.time_use import TimeUse
 
 if TYPE_CHECKING:
     from autocache.memory_use import MemoryUse
     from autocache.runtime.record import StepRecord
     from autocache.runtime.session import Session
-
-
-@dataclass(frozen=True)
-class Calls:
-    """Module calls that were run, of those an unpatched model would have run."""
-
-    run: int
-    total: int
-
-    @property
-    def share(self) -> float:
-        """Share run, 1.0 when there was nothing to run."""
-        return self.run / self.total if self.total else 1.0
-
-    def __str__(self) -> str:
-        return f"{self.run} of {self.total} ({self.share:.1%})"
 
 
 @dataclass(frozen=True)
@@ -58,6 +44,16 @@ class RunStats:
     memory: MemoryUse
     not_finite: int = 0
     """Denoiser calls in which what was measured was NaN or Inf, so that they were computed."""
+    feed_forward: Calls = Calls(0, 0)
+    """Of none where the spec names no feed-forward modules."""
+    branches: tuple[BranchStats, ...] = ()
+    """Per generation, denoiser and guidance branch, the latest ones."""
+    seconds_saved: float | None = None
+    """The sum over all branches; None where it is known of none of them."""
+    times: TimeUse = TimeUse()
+    """Where the time of the pipeline's calls went."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know: nothing skipped, a limit hit, another library in the way."""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""

@@ -23,10 +23,16 @@ class StepRecord:
     step: int
     blocks_total: int
     attention_total: int
+    feed_forward_total: int = 0
     action: Action = "computed"
     distance: float | None = None
+    threshold: float | None = None
+    """What `distance` was compared with: below it the step may be skipped."""
+    forced: str | None = None
+    """Why it was computed whatever the rule: "nothing kept", "limits" or "consecutive skips"."""
     blocks_skipped: int = 0
     attention_skipped: int = 0
+    feed_forward_skipped: int = 0
     seconds: float = 0.0
     bytes: int = 0
     error: float | None = None
@@ -40,3 +46,4 @@ class StepRecord:
         """Note that nothing of the denoiser was run."""
         self.whole = True
         self.blocks_skipped, self.attention_skipped = self.blocks_total, self.attention_total
+        self.feed_forward_skipped = self.feed_forward_total
