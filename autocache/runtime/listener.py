@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from autocache.runtime.track import Here, Track, Tracks
 
 
+_attaching = threading.Lock()
+"""Two requests made at once are both remembered."""
+
+
 class Listener:
     """The part of a session that signals are passed on to."""
 
@@ -71,8 +75,9 @@ class Listener:
         """
         self.accept(pipeline)
         name = scheduler_name(pipeline, self.model)
-        # Replaced and never changed: other threads may be in a loop over it.
-        self._pipelines = weakref.WeakKeyDictionary({**self._pipelines, pipeline: name})
+        with _attaching:
+            # Replaced and never changed: other threads may be in a loop over it.
+            self._pipelines = weakref.WeakKeyDictionary({**self._pipelines, pipeline: name})
         signals.hear_calls(pipeline)
         signals.hear_changes(pipeline)
         scheduler = getattr(pipeline, name, None)

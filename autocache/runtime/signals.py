@@ -237,12 +237,15 @@ def hear(scheduler: object) -> bool:
     """Begin to hear schedulers of this one's class; False when they are heard already."""
     if type(scheduler) in _heard:
         return False
-    _heard.add(type(scheduler))
-    steps = _owner(type(scheduler), "step")
-    _wrap(steps, "step", functools.partial(_step, steps))
-    begins = _owner(type(scheduler), "set_begin_index")
-    _wrap(begins, "set_begin_index", _set_begin_index)
-    return _wrap(_owner(type(scheduler), "set_timesteps"), "set_timesteps", _set_timesteps)
+    with _changing:
+        steps = _owner(type(scheduler), "step")
+        _wrap(steps, "step", functools.partial(_step, steps))
+        begins = _owner(type(scheduler), "set_begin_index")
+        _wrap(begins, "set_begin_index", _set_begin_index)
+        new = _wrap(_owner(type(scheduler), "set_timesteps"), "set_timesteps", _set_timesteps)
+        # Last: whoever finds it here does not look whether it is so.
+        _heard.add(type(scheduler))
+    return new
 
 
 def catch_up(scheduler: Any) -> None:
@@ -257,12 +260,12 @@ def silence(session: Session | None) -> None:
     global _sessions
     with _changing:
         _sessions = _others(session)
-    if not _sessions:
-        _heard.clear()
-    while _wrapped and not _sessions:
-        (owner, method), (handle, heard) = _wrapped.popitem()
-        heard.wrapper = None
-        wrapt.unwrap_object(owner, method, handle, missing_ok=True)
+        if not _sessions:
+            _heard.clear()
+        while _wrapped and not _sessions:
+            (owner, method), (handle, heard) = _wrapped.popitem()
+            heard.wrapper = None
+            wrapt.unwrap_object(owner, method, handle, missing_ok=True)
 
 
 def _others(session: Session | None) -> tuple[weakref.ref[Session], ...]:

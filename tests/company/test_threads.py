@@ -22,6 +22,8 @@ import autocache
 import tiny
 from autocache.api import attach
 from autocache.errors import AutocacheError, ConcurrencyError
+from autocache.requests import Request
+from autocache.runtime.root import session_of
 from devices import DEVICE
 
 CASES = {
@@ -112,6 +114,22 @@ def test_a_pool_of_threads_draws_what_serial_runs_draw(case: str) -> None:
     calls = sum(a["steps"] * (branches if a["guided"] else 1) for a in ASKED)
     assert stats.passes == len(stats.steps) == 2 * calls
     assert len({record.generation for record in stats.steps}) == 8
+
+
+def test_requests_made_at_once_are_all_heard() -> None:
+    """None is lost, which would count its steps by no scheduler and so skip fewer."""
+    pipe, _ = _patched("easycache")
+    session = session_of(denoisers(pipe)[0])
+    assert session is not None
+
+    def ask(_: int) -> list[Request]:
+        return [autocache.request(pipe) for _ in range(200)]
+
+    with switching_often():
+        made = at_once(*(partial(ask, number) for number in range(4)))
+    heard = session.pipelines
+    for request in [request for requests in made for request in requests]:
+        assert any(request.target is pipeline for pipeline in heard)
 
 
 @pytest.mark.parametrize("nth", [1, 3])
