@@ -6,13 +6,16 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 RECIPE := pyproject.toml constraints-dev.txt $(wildcard startup/*)
 JOBS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/autocache demo --out build/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
