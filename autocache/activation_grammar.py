@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,28 @@ def parse(text: str) -> Request:
                 raise ParameterError(f"AUTOCACHE={text}: {key!r} is given twice")
             options[key] = parameters.pop(key)
     return Request(named, options)
+
+
+def with_parameters(text: str, items: Sequence[str]) -> str:
+    """A value of AUTOCACHE with more parameters, each `key=value` with any YAML as its value.
+
+    Raises:
+        ParameterError: an item has no such form, or of several strategies none is the one meant.
+    """
+    for item in items:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier():
+            raise ParameterError(f"--param {item}: expected KEY=VALUE")
+        if len(_split(text, "+")) > 1 and key not in FOR_ALL:
+            raise ParameterError(
+                f"--param {item}: which of {text}? Put it behind its strategy, as in "
+                f"{_split(text, '+')[0].partition(':')[0]}:{item}"
+            )
+        separates = any(len(_split(value, sign)) > 1 for sign in ",+")
+        last = _split(text, "+")[-1]
+        text += f"{',' if ':' in last else ':'}{key}={json.dumps(value) if separates else value}"
+    return text
 
 
 def _profile(path: str) -> Profile:

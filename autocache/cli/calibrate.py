@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from autocache.cli.parser import add_json, examples
 from autocache.cli.workload_options import add_workload, workload
 from autocache.errors import ParameterError
+
+if TYPE_CHECKING:
+    from autocache.tuning.calibration import Calibration
 
 STRATEGIES = ("teacache", "magcache")
 
@@ -20,6 +26,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Draws every prompt once without cache and writes what the strategies need of "
         "the model as tables for its spec, with how well they tell what they should. Tables that "
         "tell nothing are refused.",
+        epilog=examples(
+            "autocache calibrate my_pipeline --prompts prompts.txt --steps 28 -o tables.yaml",
+            "autocache calibrate my_pipeline --prompts prompts.txt --spec-out my_specs",
+            "autocache calibrate my_pipeline --prompt 'a cat' --strategy magcache --json",
+        ),
     )
     add_workload(parser)
     parser.set_defaults(batch=1)
@@ -48,6 +59,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="put the tables into a spec: a directory for AUTOCACHE_SPECS, or one <class>.yaml; "
         "what is not there yet becomes a copy of the present spec",
     )
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -78,9 +90,26 @@ def run(options: argparse.Namespace) -> None:
             tell=lambda done: status.update(f"{done} of {count} inputs drawn, without cache"),
         )
     print(made.report, file=sys.stderr)
-    for file in made.write(options.spec_out) if options.spec_out else ():
+    specs = made.write(options.spec_out) if options.spec_out else []
+    for file in specs:
         print(f"spec: {file}", file=sys.stderr)
     if options.output is not None:
         options.output.write_text(made.to_yaml(), encoding="utf-8")
-    elif not options.spec_out:
+    if options.json:
+        print(json.dumps(_as_json(made, specs), indent=2))
+    elif options.output is None and not options.spec_out:
         print(made.to_yaml(), end="")
+
+
+def _as_json(made: Calibration, specs: list[Path]) -> dict[str, object]:
+    """The tables with what each is worth, those that were refused, and the specs written."""
+    tables = [
+        {
+            "strategy": one.strategy,
+            "model": one.spec.model,
+            "table": one.table.model_dump(mode="json", exclude_unset=True, exclude_none=True),
+            "worth": str(one.fit),
+        }
+        for one in made.made
+    ]
+    return {"tables": tables, "refused": dict(made.refused), "specs": [str(s) for s in specs]}

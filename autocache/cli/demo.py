@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+
+from autocache.cli.parser import add_json, examples
+
+WRITTEN = "where pictures, table, figures and step records go (default: %(default)s)"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -13,19 +18,31 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="draw pictures without and with caching, and compare",
         description="Run a plain diffusers script on the bundled pipeline, once as it is and once "
         "per strategy, and write pictures, figures and step records.",
+        epilog=examples(
+            "autocache demo",
+            "autocache demo --strategy fora:interval=3 --strategy auto --out pictures",
+            "autocache demo --prompts 2 --steps 14 --json",
+        ),
     )
     parser.add_argument(
         "--strategy",
         action="append",
-        metavar="S",
+        metavar="STRATEGY",
         help="as AUTOCACHE takes it, e.g. teacache:threshold=0.2; repeat for several "
         "(default: auto, a tuned profile, teacache, dit_block and attention)",
     )
-    parser.add_argument("--out", type=Path, default=Path("autocache-demo"), metavar="DIR")
-    parser.add_argument("--prompts", type=int, default=8, metavar="N")
-    parser.add_argument("--steps", type=int, default=28, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, default=Path("autocache-demo"), metavar="DIR", help=WRITTEN
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=8, metavar="N", help="pictures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=28, metavar="N", help="of denoising (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the first noise")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 adds a negative pass")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -39,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
     from autocache.demo.run import STRATEGIES
     from autocache.demo.run import run as run_demo
 
-    console = Console()
+    # What a machine reads is alone on standard output.
+    console = Console(stderr=options.json)
     with console.status("starting") as status:
         figures = run_demo(
             options.out,
@@ -50,5 +68,8 @@ def run(options: argparse.Namespace) -> None:
             guidance=options.guidance,
             tell=status.update,
         )
-    console.print(report.table(figures))
+    if options.json:
+        print(json.dumps(report.plain_json(figures), indent=2))
+    else:
+        console.print(report.table(figures))
     console.print(f"pictures, table, figures and step records: {options.out}", soft_wrap=True)

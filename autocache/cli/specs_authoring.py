@@ -8,20 +8,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from autocache.cli.parser import add_json, examples
 from autocache.errors import ParameterError
 
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the actions."""
-    actions.add_parser("schema", help="print the JSON Schema of specs").set_defaults(run=run_schema)
+    actions.add_parser(
+        "schema",
+        help="print the JSON Schema of specs",
+        description="For editors that complete and check YAML as it is typed.",
+        epilog=examples("autocache specs schema"),
+    ).set_defaults(run=run_schema)
     _add_draft(actions)
     validating = actions.add_parser(
         "validate",
         help="check spec files: format, conflicts, and every name in them",
         description="Print every problem as file:line:column: message. The exit status is 1 when "
         "there is one.",
+        epilog=examples(
+            "autocache specs validate Mine.yaml", "autocache specs validate my_specs --json"
+        ),
     )
     validating.add_argument("files", nargs="+", type=Path, metavar="FILE", help="or directories")
+    add_json(validating)
     validating.set_defaults(run=run_validate)
     _add_verify(actions)
 
@@ -31,6 +41,11 @@ def _add_draft(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "draft",
         help="write a first spec of a class, from its source and a forward of a tiny instance",
         description="What could not be found out is a comment line that starts with QUESTION.",
+        epilog=examples(
+            "autocache specs draft DiTTransformer2DModel -o DiTTransformer2DModel.yaml",
+            "autocache specs draft my_package.models:Mine --config tiny.yaml",
+            "autocache specs draft my_pipeline",
+        ),
     )
     drafting.add_argument(
         "target",
@@ -52,12 +67,17 @@ def _add_verify(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "verify",
         help="prove specs on tiny real models",
         description="The exit status is 1 when a spec fails.",
+        epilog=examples(
+            "autocache specs verify DiTTransformer2DModel",
+            "autocache specs verify Mine.yaml --no-pipelines --json",
+            "autocache specs verify --all",
+        ),
     )
     verifying.add_argument(
-        "names", nargs="*", metavar="NAME", help="a class with a spec, or a file"
+        "names", nargs="*", metavar="SPEC", help="a class with a spec, or a file"
     )
     verifying.add_argument("--all", action="store_true", help="every spec there is")
-    verifying.add_argument("--json", action="store_true", help="machine-readable output")
+    add_json(verifying)
     verifying.add_argument(
         "--pipelines", action=argparse.BooleanOptionalAction, default=True, help="run them too"
     )
@@ -106,7 +126,10 @@ def run_validate(options: argparse.Namespace) -> int:
     from autocache.authoring.validate import check
 
     found = check(options.files)
-    for checked in found:
+    if options.json:
+        listed = [{**vars(checked), "file": str(checked.file)} for checked in found]
+        print(json.dumps(listed, indent=2))
+    for checked in () if options.json else found:
         for problem in checked.problems:
             print(problem)
         if checked.note:

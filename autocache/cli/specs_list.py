@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from autocache import api
+from autocache.cli.parser import add_json, examples
 from autocache.errors import SpecError
 from autocache.spec import registry
 from autocache.spec.registry import SpecInfo
@@ -14,18 +14,33 @@ from autocache.spec.registry import SpecInfo
 
 def add(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the actions."""
-    listing = actions.add_parser("list", help="the specs there are, and where each comes from")
-    listing.add_argument("--json", action="store_true", help="machine-readable output")
+    listing = actions.add_parser(
+        "list",
+        help="the specs there are, and where each comes from",
+        description="Lists each spec: its class, what it was proven on, whether it is bundled, of "
+        "an installed package or of AUTOCACHE_SPECS, and its file.",
+        epilog=examples("autocache specs list", "autocache specs list --json"),
+    )
+    add_json(listing)
     listing.set_defaults(run=run_list)
-    showing = actions.add_parser("show", help="what a spec says")
-    showing.add_argument("name", metavar="NAME", help="a class that has a spec, or a file")
-    showing.add_argument("--json", action="store_true", help="machine-readable output")
+    showing = actions.add_parser(
+        "show",
+        help="what a spec says",
+        description="Prints the facts of one spec: its blocks, streams, attention, guidance, "
+        "probes, calibrated tables and their sources.",
+        epilog=examples(
+            "autocache specs show FluxTransformer2DModel",
+            "autocache specs show my_specs/Mine.yaml --json",
+        ),
+    )
+    showing.add_argument("name", metavar="SPEC", help="a class that has a spec, or a file")
+    add_json(showing)
     showing.set_defaults(run=run_show)
 
 
 def run_list(options: argparse.Namespace) -> None:
     """Print each spec's name, on what it was proven, its layer, its class and its file."""
-    found = [_described(info) for info in api.specs()]
+    found = [_described(info) for info in registry.specs()]
     if options.json:
         print(json.dumps(found, indent=2))
         return

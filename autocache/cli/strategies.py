@@ -7,8 +7,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from autocache import api
-from autocache.errors import UnknownStrategyError, nearest
+from autocache.cli.parser import add_json, examples
+from autocache.strategy import infos, known
 
 if TYPE_CHECKING:
     from autocache.strategy.info import StrategyInfo
@@ -16,27 +16,36 @@ if TYPE_CHECKING:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("strategies", help="list the strategies, or describe one")
-    parser.add_argument("name", nargs="?", help="the strategy to describe")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser = commands.add_parser(
+        "strategies",
+        help="list the strategies, or describe one",
+        description="Lists every strategy with what it does, or says all about one: formula, "
+        "memory, source, and its parameters with their values and defaults.",
+        epilog=examples(
+            "autocache strategies",
+            "autocache strategies teacache",
+            "autocache strategies --json",
+        ),
+    )
+    parser.add_argument("name", nargs="?", metavar="STRATEGY", help="the strategy to describe")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
     """Print each strategy's name and summary, or all about one."""
-    known = {info.name: info for info in api.strategies()}
     if options.name is not None:
-        if options.name not in known:
-            near = nearest(options.name, known)
-            raise UnknownStrategyError(f"no strategy is named {options.name!r}{near}")
-        _describe(known[options.name], options.json)
+        known(options.name)
+    found = {info.name: info for info in infos()}
+    if options.name is not None:
+        _describe(found[options.name], options.json)
         return
     if options.json:
-        found = [{"name": info.name, "summary": info.summary} for info in known.values()]
-        print(json.dumps(found, indent=2))
+        listed = [{"name": info.name, "summary": info.summary} for info in found.values()]
+        print(json.dumps(listed, indent=2))
         return
-    width = max((len(name) for name in known), default=0)
-    for name, info in known.items():
+    width = max(map(len, found), default=0)
+    for name, info in found.items():
         print(f"{name:<{width}}  {info.summary}")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocache.cli.parser import add_json, examples
 from autocache.cli.workload_options import add_workload, read_inputs, workload
 from autocache.errors import AutocacheError, ParameterError
 
@@ -28,6 +30,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Records the plain pipeline once, tries where to compute by running it, and "
         "writes the best as a profile with its error on inputs it was not chosen by. What it will "
         "cost is said first. Interrupted, the same command goes on.",
+        epilog=examples(
+            "autocache tune my_pipeline --speedup 2 --prompts prompts.txt -o fast.yaml",
+            "autocache tune my_pipeline --min-psnr 30 --prompt 'a cat' -o good.yaml --budget 40",
+            "autocache tune my_pipeline --time 1.5 --prompts prompts.txt --strategies "
+            "schedule,teacache -o fast.yaml --plot frontier.svg --json",
+        ),
     )
     add_workload(parser)
     goal = parser.add_mutually_exclusive_group(required=True)
@@ -77,6 +85,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="draw quality against compute with the profile in it, as .svg or .png; this runs "
         "the held-out inputs some more times",
     )
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -100,6 +109,8 @@ def run(options: argparse.Namespace) -> None:
         own.unlink(missing_ok=True)
         shutil.rmtree(f"{own}.recorded", ignore_errors=True)
     print(_found(profile, options), file=sys.stderr)
+    if options.json:
+        print(json.dumps(profile.model_dump(mode="json") | {"file": str(options.output)}, indent=2))
 
 
 def _tuned(

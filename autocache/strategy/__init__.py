@@ -42,9 +42,18 @@ def get(name: str) -> type[Strategy]:
     Raises:
         UnknownStrategyError: there is none.
     """
+    known(name)
+    return getattr(importlib.import_module(f"autocache.strategy.{name}"), _HOME[name])
+
+
+def known(name: str) -> None:
+    """Nothing, where a strategy has that name; no strategy is imported for it.
+
+    Raises:
+        UnknownStrategyError: none has.
+    """
     if name not in _HOME:
         raise UnknownStrategyError(f"no strategy is named {name!r}{nearest(name, _HOME)}")
-    return getattr(importlib.import_module(f"autocache.strategy.{name}"), _HOME[name])
 
 
 def names() -> list[str]:

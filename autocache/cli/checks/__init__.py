@@ -1,0 +1,1 @@
+"""What `autocache doctor` looks at, one file per subject; each gives findings."""

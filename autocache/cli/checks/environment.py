@@ -1,0 +1,97 @@
+"""Whether activation is live, and whether what the variables say can be done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from autocache.activation_grammar import off
+from autocache.cli import asked, hook
+from autocache.cli.checks.finding import Finding
+from autocache.errors import AutocacheError, nearest
+from autocache.spec import registry
+
+VARIABLES = (
+    "AUTOCACHE",
+    "AUTOCACHE_DISABLE",
+    "AUTOCACHE_LOG",
+    "AUTOCACHE_REPORT",
+    "AUTOCACHE_SPECS",
+    "AUTOCACHE_STATS",
+)
+LEVELS = ("debug", "info", "warning", "error")
+OUTPUTS = ("AUTOCACHE_REPORT", "AUTOCACHE_STATS")
+ELSEWHERE = ("AUTOCACHE_TEST_",)
+"""Beginnings of variables that are not for users."""
+
+
+def variables() -> dict[str, str]:
+    """Every variable that is set and is ours, or looks as if it were meant to be."""
+    return {k: v for k, v in sorted(os.environ.items()) if k.startswith("AUTOCACHE")}
+
+
+def findings() -> Iterator[Finding]:
+    """The start-up hook, and each variable that is set."""
+    if hook.live():
+        yield Finding("ok", "activation", "autocache.pth is live: AUTOCACHE=... acts on any script")
+    else:
+        remedy = "use `autocache run script.py`, or reinstall autocache into this environment"
+        yield Finding("problem", "activation", "autocache.pth is not at work here", remedy)
+    given = variables()
+    for name, value in given.items():
+        if name in VARIABLES:
+            yield Finding("ok", name, value)
+        elif not name.startswith(ELSEWHERE):
+            text = f"no such variable{nearest(name, VARIABLES)}"
+            yield Finding("problem", name, text)
+    yield from _request(given)
+    yield from _outputs(given)
+    yield from _specs()
+    level = given.get("AUTOCACHE_LOG", "").lower()
+    if level and level not in LEVELS:
+        text = f"{level!r} is no level{nearest(level, LEVELS)}"
+        yield Finding("problem", "AUTOCACHE_LOG", text)
+
+
+def _request(given: dict[str, str]) -> Iterator[Finding]:
+    text = given.get("AUTOCACHE", "")
+    if off(text):
+        return
+    try:
+        asked.check(text)
+    except AutocacheError as error:
+        yield Finding("problem", "AUTOCACHE", str(error))
+    if given.get("AUTOCACHE_DISABLE", "") not in ("", "0"):
+        yield Finding(
+            "problem", "AUTOCACHE_DISABLE", "is set, so AUTOCACHE does nothing", "unset one of them"
+        )
+
+
+def _outputs(given: dict[str, str]) -> Iterator[Finding]:
+    for name in OUTPUTS:
+        if not given.get(name):
+            continue
+        folder = Path(given[name]).absolute().parent
+        # What writes the file makes the folders above it.
+        while not folder.exists():
+            folder = folder.parent
+        if not os.access(folder, os.W_OK) or Path(given[name]).is_dir():
+            yield Finding("problem", name, f"cannot write {given[name]}")
+
+
+def _specs() -> Iterator[Finding]:
+    try:
+        found = registry.specs()
+    except AutocacheError as error:
+        yield Finding("problem", "specs", str(error))
+        return
+    own = sum(info.layer != "bundled" for info in found)
+    yield Finding("ok", "specs", f"{len(found)} models are described, {own} by specs of your own")
+    for info in found:
+        if info.layer == "bundled":
+            continue
+        try:
+            registry.resolve(info.file, None)
+        except AutocacheError as error:
+            yield Finding("problem", info.name, str(error))
