@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autocache import demo, errors, how, probe, when, where
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
+    from autocache.comparison.compare import compare
+    from autocache.comparison.figures import Comparison
     from autocache.requests import Request, request
     from autocache.run_stats import RunStats
     from autocache.tuning.calibrate import calibrate
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
     from autocache.tuning.tune import tune
 
 _HOME = {
+    "Comparison": "comparison.figures",
     "Patch": "api",
     "Profile": "tuning.profile",
     "Request": "requests",
     "RunStats": "run_stats",
     "calibrate": "tuning.calibrate",
+    "compare": "comparison.compare",
     "is_patched": "api",
     "patch": "api",
     "patched": "api",
@@ -37,11 +41,13 @@ _HOME = {
 _MODULES = ("demo", "errors", "how", "probe", "when", "where")
 
 __all__ = [
+    "Comparison",
     "Patch",
     "Profile",
     "Request",
     "RunStats",
     "calibrate",
+    "compare",
     "demo",
     "errors",
     "how",

@@ -1,6 +1,6 @@
 """How far a run lies from its reference: PSNR, SSIM and relative L1, per image, on raw floats.
 
-Every function takes two arrays of one shape, (images, height, width, channels) for pictures, and
+Every measure takes two arrays of one shape, (images, height, width, channels) for pictures, and
 returns one float per image. Nothing is rounded or clipped to bytes first. SSIM needs scikit-image:
 `pip install autocache[report]`.
 """
@@ -8,6 +8,7 @@ returns one float per image. Nothing is rounded or clipped to bytes first. SSIM 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from autocache.errors import AutocacheError
@@ -42,6 +43,12 @@ def psnr(reference: np.ndarray, other: np.ndarray, data_range: float = 1.0) -> l
         math.inf if error == 0 else 10 * math.log10(data_range**2 / error)
         for error in errors.tolist()
     ]
+
+
+def mean_psnr(decibels: Sequence[float]) -> float:
+    """Mean over the images that differ; `math.inf` when none does."""
+    finite = [value for value in decibels if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.inf
 
 
 def ssim(reference: np.ndarray, other: np.ndarray, data_range: float = 1.0) -> list[float]:

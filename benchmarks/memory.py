@@ -19,9 +19,8 @@ import torch
 from quality import ROOT, Runner
 
 import autocache
-from autocache.demo.run import mean_psnr
 from autocache.errors import DoesNotApplyError, MemoryLimitError
-from autocache.metrics import psnr
+from autocache.metrics import mean_psnr, psnr
 from cases import CASES
 
 STRATEGIES: dict[str, dict[str, Any]] = {

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 
 import autocache
-from autocache.demo.run import mean_psnr
 from autocache.errors import AutocacheError
-from autocache.metrics import psnr
+from autocache.metrics import mean_psnr, psnr
 from autocache.tuning.workload import Workload
 from cases import CASES, Case
 

@@ -15,10 +15,17 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_workload(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that `workload` reads."""
+def add_workload(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
+    """Add the arguments that `workload` reads.
+
+    `otherwise` says what MODEL may be besides, and that it may be left out.
+    """
+    known = "directory of a diffusers pipeline, or its id on the hub"
     parser.add_argument(
-        "model", metavar="MODEL", help="directory of a diffusers pipeline, or its id on the hub"
+        "model",
+        metavar="MODEL",
+        nargs="?" if otherwise else None,
+        help=f"{known}; {otherwise}" if otherwise else known,
     )
     parser.add_argument(
         "--pipeline", metavar="CLASS", help="a pipeline class of diffusers, if not the model's own"
@@ -34,7 +41,7 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
         "the arguments of one call",
     )
     parser.add_argument(
-        "--steps", type=_positive, metavar="N", help="denoising steps (default: the pipeline's)"
+        "--steps", type=positive, metavar="N", help="denoising steps (default: the pipeline's)"
     )
     parser.add_argument(
         "--call",
@@ -47,7 +54,7 @@ def add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first input's noise")
     parser.add_argument(
         "--batch",
-        type=_positive,
+        type=positive,
         default=8,
         metavar="N",
         help="prompts in one call (default: %(default)s)",
@@ -132,7 +139,8 @@ def _argument(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"the value of {text!r} is not valid YAML") from None
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of 1 or more, as `argparse` takes its types."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a number of 1 or more, got {text!r}")
     return int(text)

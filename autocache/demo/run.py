@@ -7,7 +7,6 @@ The script (`examples/infer.py`) does not know of autocache; only the environmen
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -21,7 +20,7 @@ from autocache import demo
 from autocache.demo import checker, report, scenes
 from autocache.demo.prompts import held_out
 from autocache.errors import AutocacheError
-from autocache.metrics import psnr, relative_l1, ssim
+from autocache.metrics import mean_psnr, psnr, relative_l1, ssim
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,12 +105,6 @@ def share_run(calls: dict[str, Any], passes: int, warm_up: int) -> float | None:
         return None
     skip = calls["total"] / passes * warm_up
     return (calls["run"] - skip) / (calls["total"] - skip)
-
-
-def mean_psnr(values: Sequence[float]) -> float:
-    """Mean over the pictures that differ; `math.inf` when none does."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.inf
 
 
 def attributes(images: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:

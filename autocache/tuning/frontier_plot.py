@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 SUFFIXES = (".svg", ".png")
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe and Ito's, which can be told apart with any colour vision, but for the yellow: on white it
-cannot be read."""
+"""Okabe and Ito's for any colour vision, but for the yellow: on white it cannot be read."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _STYLES = ("-", "--", ":")
 _INK, _FAINT = "#333333", "#D9D9D9"
+_AXES = {
+    "speedup": "speed-up in compute",
+    "time": "speed-up, measured",
+    "compute": "compute, share of the uncached run",
+}
 _LINE = 0.19
 """Height of a label, in inches."""
 
@@ -56,22 +60,20 @@ def plot(
     title: str = "",
     chosen: Point | None = None,
     emphasis: Collection[str] = (),
-    against: Literal["speedup", "compute"] = "speedup",
+    against: Literal["speedup", "time", "compute"] = "speedup",
 ) -> None:
     """Write a picture of the lines that the points of each name make, labelled at their ends.
 
     A fainter line, where it is known, is the tenth percentile, of the emphasised names where there
-    are such. Points of infinite PSNR, which are
-    pictures that do not differ at all, are left out.
+    are such. Points of infinite PSNR, pictures that do not differ at all, are left out.
 
     Args:
         points: by name; in any order.
         path: file to write, .svg or .png.
-        title: above the picture.
-        chosen: a point to mark.
-        emphasis: names whose lines are drawn stronger, if any.
-        against: the horizontal axis: "speedup", 1 / compute, or "compute" in percent, from right to
-            left, so that on both the cheaper is to the right.
+        title, chosen: what is above the picture, and a point to mark.
+        emphasis: names whose lines are drawn stronger.
+        against: the horizontal axis: "speedup", 1 / compute; "time", the same of shares of time; or
+            "compute" in percent, from right to left, so that the cheaper is always to the right.
 
     Raises:
         ParameterError: the suffix is neither, there is nothing to draw, a compute is not above 0,
@@ -88,7 +90,7 @@ def plot(
     # Text stays text, and the same picture is the same file.
     settings = {"svg.fonttype": "none", "svg.hashsalt": "autocache", "font.size": 9}
     with matplotlib.rc_context(settings):
-        figure = _figure(drawn, title, chosen, emphasis, against == "speedup")
+        figure = _figure(drawn, title, chosen, emphasis, against)
         dated = {"Date": None} if path.suffix.lower() == ".svg" else {}
         figure.savefig(path, dpi=160, metadata=dated, bbox_inches="tight")
 
@@ -119,15 +121,16 @@ def _figure(
     title: str,
     chosen: Point | None,
     emphasis: Collection[str],
-    speedup: bool,
+    against: str,
 ) -> Figure:
     # Not by pyplot, whose figures live on and whose backend may want a screen.
     from matplotlib.figure import Figure
 
+    speedup = against != "compute"
     height = max(4.2, _LINE * len(points) + 1.2)
     figure = Figure(figsize=(8.0, height), facecolor="white")
     axes = figure.add_axes((0.08, 0.62 / height, 0.64, 1 - 1.1 / height))
-    _dress(axes, title, speedup, any(one.p10 is not None for p in points.values() for one in p))
+    _dress(axes, title, against, any(one.p10 is not None for p in points.values() for one in p))
     ends: dict[str, _End] = {}
     for nth, (name, several) in enumerate(points.items()):
         color = _COLORS[nth % len(_COLORS)]
@@ -162,25 +165,19 @@ def _x(point: Point, speedup: bool) -> float:
     return 1 / point.compute if speedup else 100 * point.compute
 
 
-def _dress(axes: Axes, title: str, speedup: bool, percentile: bool) -> None:
+def _dress(axes: Axes, title: str, against: str, percentile: bool) -> None:
     axes.set_title(title, loc="left", color=_INK, fontsize=11)
-    axes.set_xlabel("speed-up in compute" if speedup else "compute, share of the uncached run")
+    axes.set_xlabel(_AXES[against])
     axes.set_ylabel("mean PSNR per picture (dB)")
     axes.locator_params("x", nbins=6, steps=(1, 2, 5, 10))
-    axes.xaxis.set_major_formatter("{x:g}×" if speedup else "{x:g}%")
+    axes.xaxis.set_major_formatter("{x:g}%" if against == "compute" else "{x:g}×")
     axes.grid(color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if percentile:
-        axes.annotate(
-            "faint: 10th percentile",
-            (0.99, 0.985),
-            xycoords="axes fraction",
-            ha="right",
-            va="top",
-            color=_INK,
-            fontsize=8,
-        )
+        look: dict[str, Any] = {"ha": "right", "va": "top", "color": _INK, "fontsize": 8}
+        at = (0.99, 0.985)
+        axes.annotate("faint: 10th percentile", at, xycoords="axes fraction", **look)
 
 
 def _mark(axes: Axes, chosen: Point, speedup: bool) -> None:
@@ -219,7 +216,7 @@ def _label(axes: Axes, ends: Mapping[str, _End], gap: float) -> None:
             xytext=(1.04, height),
             textcoords="axes fraction",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": end.color, "linewidth": 0.6, "shrinkA": 0},
+            arrowprops={"arrowstyle": "-", "color": end.color, "linestyle": ":", "shrinkA": 0},
         )
         look: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         axes.plot(1.04, height, marker=end.marker, markersize=5, color=end.color, **look)

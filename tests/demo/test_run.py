@@ -13,7 +13,8 @@ from PIL import Image
 from autocache.cli.main import main
 from autocache.demo import report
 from autocache.demo.prompts import held_out
-from autocache.demo.run import mean_psnr, run, share_run
+from autocache.demo.run import run, share_run
+from autocache.metrics import mean_psnr
 
 
 def figures() -> dict:

@@ -1,0 +1,1 @@
+"""Several strategies on one pipeline, side by side: speed against quality."""
