@@ -1,8 +1,12 @@
 """One picture for each line of a prompt file, spread over as many processes as there are.
 
-    python examples/many_prompts.py --model <folder> --prompts prompts.txt --out pictures
-    torchrun --nproc_per_node=4 examples/many_prompts.py ...
-    accelerate launch --num_processes=4 examples/many_prompts.py ...
+    torchrun --nproc-per-node 2 examples/many_prompts.py \\
+        --prompts examples/prompts.txt --out build/many_prompts \\
+        --call height=64 --call width=64 --call max_sequence_length=24
+
+`python` in place of `torchrun --nproc-per-node 2` draws in one process, and
+`accelerate launch --num_processes=4` is right on a machine with four accelerators. `--model` takes
+any other diffusers pipeline.
 
 Every process has the pipeline to itself, on a device of its own, and patches it. Each prompt is
 drawn alone and from its own seed, so no picture depends on how many processes there are.
@@ -25,7 +29,8 @@ import autocache
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--model", required=True, help="folder or name of a diffusers pipeline")
+    bundled = autocache.demo.path()
+    parser.add_argument("--model", default=bundled, help="folder or name of a diffusers pipeline")
     parser.add_argument("--prompts", type=Path, required=True, help="text file, one prompt a line")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--strategy", default="auto", help="a name or a profile; 'none' for none")
