@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from autocache.comparison import pictures
 from autocache.comparison.entry import DEFAULT, PLAIN, Asked, Entry, entries
 from autocache.comparison.figures import Comparison, Row, is_picture, quality, speed
 from autocache.comparison.folder import Folder
-from autocache.comparison.runs import Runs, Tell
+from autocache.comparison.runs import AGAIN, Runs, Tell
 from autocache.comparison.script import captured
 from autocache.errors import AutocacheError, ParameterError
 from autocache.tuning.conditions import machine
@@ -167,6 +168,8 @@ def _against(row: Row, steps: int, fewer: Row) -> Row:
 def _written(found: Comparison, runs: Runs) -> Comparison:
     """The files; what could not be drawn is a note."""
     folder, notes = found.folder, []
+    if math.isfinite(again := runs.folder.read(PLAIN.key).get(AGAIN, math.inf)):
+        notes.append(f"two plain runs differ by {again:.1f} dB; no figure is finer than that")
     samples = {
         row.name: runs.folder.read_samples(one.key)
         for row, one in zip(found.rows, [PLAIN, *runs.entries], strict=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from autocache.api import patched
 from autocache.comparison.entry import PLAIN, Entry, fewer
+from autocache.comparison.figures import quality
 from autocache.comparison.folder import Folder
 from autocache.errors import AutocacheError, DoesNotApplyError
 from autocache.quiet import quiet
@@ -23,6 +25,8 @@ logger = logging.getLogger("autocache")
 Tell = Callable[[str, float, float], None]
 """What is run, how much of the work is done, and how much there is: in runs of the plain
 pipeline."""
+AGAIN = "again"
+"""PSNR in dB of a plain run against another one."""
 UNKNOWN = 0.5
 """Share of the compute of what was not run yet."""
 
@@ -48,7 +52,7 @@ class Runs:
 
     def run(self) -> None:
         """Draw everything once, counting, then time round by round."""
-        with unpatched(self.workload.pipe):
+        with unpatched(self.workload.pipe), _without_bar(self.workload.pipe):
             plain = self._plain()
             for one in self.chosen:
                 self._draw(one, plain)
@@ -70,7 +74,8 @@ class Runs:
             self.folder.write_samples(PLAIN.key, plain.samples)
             known = {"compute": plain.compute, "steps": plain.steps, "blocks": plain.blocks}
             self.folder.write(PLAIN.key, known)
-        return Reference(self.folder.read_samples(PLAIN.key), **known)
+        figures = {name: known[name] for name in ("compute", "steps", "blocks")}
+        return Reference(self.folder.read_samples(PLAIN.key), **figures)
 
     def _draw(self, one: Entry, plain: Reference) -> None:
         if self.folder.read(one.key):
@@ -119,9 +124,19 @@ class Runs:
 
     def _seconds(self, one: Entry) -> float:
         if one is PLAIN:
-            return self.workload.run().seconds
+            drawn = self.workload.run()
+            self._see_again(drawn.samples)
+            return drawn.seconds
         with quiet(), patched(self.workload.pipe, one.strategy, **one.parameters):
             return self.workload.run().seconds
+
+    def _see_again(self, samples: Sequence[np.ndarray]) -> None:
+        """Keep how far a plain run is from the first: no figure is finer than that."""
+        known = self.folder.read(PLAIN.key)
+        if AGAIN not in known:
+            first = self.folder.read_samples(PLAIN.key)
+            known[AGAIN] = quality(first, samples)["psnr"]
+            self.folder.write(PLAIN.key, known)
 
     def _warm_up(self, one: Entry) -> None:
         """What a process pays for once is not to be timed."""
@@ -151,6 +166,20 @@ class Runs:
             # Each strategy brings at most one, of its own compute.
             total = 1 + 2 * (total - 1)
         self.tell(doing, done, total)
+
+
+@contextlib.contextmanager
+def _without_bar(pipe: Any) -> Iterator[None]:
+    """Ours is enough, and drawing one takes time."""
+    before = getattr(pipe, "_progress_bar_config", None)
+    if not hasattr(pipe, "set_progress_bar_config"):
+        yield
+        return
+    pipe.set_progress_bar_config(**{**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**(before or {}))
 
 
 def problem(error: Exception) -> str:

@@ -129,8 +129,15 @@ def _run(script: Path) -> None:
         if error.code:
             raise AutocacheError(f"{script} ended with exit status {error.code}") from error
     except Exception as error:
-        said = "".join(traceback.format_exception_only(error)).strip().splitlines()
-        raise AutocacheError(f"{script} failed: {said[-1]}") from error
+        raise AutocacheError(_failed(script, error)) from error
+
+
+def _failed(script: Path, error: Exception) -> str:
+    """What a traceback ends with, and the last line of the script in it."""
+    said = " ".join("".join(traceback.format_exception_only(error)).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(script)]
+    return f"{script}{f', line {lines[-1]},' if lines else ''} failed: {said}"
 
 
 @contextlib.contextmanager

@@ -45,8 +45,8 @@ def caption(comparison: Comparison) -> str:
     """How it was measured, in a line, and a line for each row without figures and each note."""
     rounds, samples = comparison.rounds, comparison.samples
     lines = [
-        f"{_counted(samples, 'sample')}, {comparison.steps} steps; PSNR in dB, mean and worst, against "
-        "the plain run from the same noise",
+        f"{_counted(samples, 'sample')}, {comparison.steps} steps; PSNR in dB, mean and worst, "
+        "against the plain run from the same noise",
         f"speed: median and range of {_counted(rounds, 'round')}, a plain run right beside each "
         f"cached one, on {comparison.machine}",
         "fewer steps: dB above so many steps without a cache, which cost about the same; MiB: most "
