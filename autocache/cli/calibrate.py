@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocache.cli.inert import inert
 from autocache.cli.parser import add_json, examples
 from autocache.cli.workload_options import add_workload, workload
 from autocache.errors import ParameterError
@@ -63,6 +64,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+@inert()
 def run(options: argparse.Namespace) -> None:
     """Calibrate, and write the tables and, on standard error, what they are worth."""
     from autocache.tuning.calibrate import calibrate

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 
 from autocache.cli.parser import Parser, every, examples
-from autocache.errors import AutocacheError
 
 SHELLS = ("bash", "zsh", "tcsh")
 FILES = ("FILE", "PATH", "SCRIPT", "PICTURE")
@@ -29,25 +27,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print it."""
+    import shtab
+
     from autocache.cli.main import build_parser
 
-    try:
-        shtab = importlib.import_module("shtab")
-    except ModuleNotFoundError:
-        raise AutocacheError(
-            "completion needs shtab: pip install 'autocache[completion]'"
-        ) from None
     parser = build_parser()
-    _name_what_completes(parser, shtab)
+    _name_what_completes(parser)
     print(shtab.complete(parser, shell=options.shell))
 
 
-def _name_what_completes(parser: Parser, shtab: object) -> None:
+def _name_what_completes(parser: Parser) -> None:
     """Say of every argument, by what its help calls it, what it may be.
 
     Choices are put in for the shell only: as choices of the parser, the values that AUTOCACHE
     takes, with parameters or joined by a plus sign, would be refused.
     """
+    import shtab
+
     from autocache import strategy
     from autocache.spec import registry
 
@@ -61,6 +57,6 @@ def _name_what_completes(parser: Parser, shtab: object) -> None:
             if name in known:
                 action.choices = known[name]
             elif name in FILES:
-                vars(action)["complete"] = vars(shtab)["FILE"]
+                vars(action)["complete"] = shtab.FILE
             elif name in FOLDERS:
-                vars(action)["complete"] = vars(shtab)["DIRECTORY"]
+                vars(action)["complete"] = shtab.DIRECTORY

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from autocache.cli.inert import inert
 from autocache.cli.parser import add_json, examples
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace) -> int:
 def _model(given: str) -> Iterable[Finding]:
     from autocache.cli.checks import model
 
-    return model.findings(given)
+    with inert():
+        return list(model.findings(given))
 
 
 def _guarded(title: str, check: Check) -> Iterator[Finding]:

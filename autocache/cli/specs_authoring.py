@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from autocache.cli.inert import inert
 from autocache.cli.parser import add_json, examples
 from autocache.errors import ParameterError
 
@@ -91,6 +92,7 @@ def run_schema(options: argparse.Namespace) -> None:
     print(text(), end="")
 
 
+@inert()
 def run_draft(options: argparse.Namespace) -> None:
     """Print a draft, or write it to a new file."""
     from autocache.authoring.draft import drafted
@@ -121,6 +123,7 @@ def _mapping(file: Path | None) -> dict[str, Any] | None:
     return document.value
 
 
+@inert()
 def run_validate(options: argparse.Namespace) -> int:
     """Print every problem and, last, how many there are."""
     from autocache.authoring.validate import check
@@ -143,6 +146,7 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
+@inert()
 def run_verify(options: argparse.Namespace) -> int:
     """Print a table, spec by spec, or all reports as JSON."""
     from autocache.authoring.verify import as_json, reports, table

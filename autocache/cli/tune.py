@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autocache.cli.inert import inert
 from autocache.cli.parser import add_json, examples
 from autocache.cli.workload_options import add_workload, read_inputs, workload
 from autocache.errors import AutocacheError, ParameterError
@@ -89,6 +90,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
+@inert()
 def run(options: argparse.Namespace) -> None:
     """Tune, write the profile and, on standard error, what was found."""
     _check(options)

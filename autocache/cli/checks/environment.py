@@ -39,19 +39,24 @@ def findings() -> Iterator[Finding]:
         remedy = "use `autocache run script.py`, or reinstall autocache into this environment"
         yield Finding("problem", "activation", "autocache.pth is not at work here", remedy)
     given = variables()
+    problems = list(_problems(given))
+    wrong = {problem.subject for problem in problems}
     for name, value in given.items():
-        if name in VARIABLES:
+        if name in VARIABLES and name not in wrong:
             yield Finding("ok", name, value)
-        elif not name.startswith(ELSEWHERE):
-            text = f"no such variable{nearest(name, VARIABLES)}"
-            yield Finding("problem", name, text)
+    yield from problems
+    yield from _specs()
+
+
+def _problems(given: dict[str, str]) -> Iterator[Finding]:
+    for name in given:
+        if name not in VARIABLES and not name.startswith(ELSEWHERE):
+            yield Finding("problem", name, f"no such variable{nearest(name, VARIABLES)}")
     yield from _request(given)
     yield from _outputs(given)
-    yield from _specs()
     level = given.get("AUTOCACHE_LOG", "").lower()
     if level and level not in LEVELS:
-        text = f"{level!r} is no level{nearest(level, LEVELS)}"
-        yield Finding("problem", "AUTOCACHE_LOG", text)
+        yield Finding("problem", "AUTOCACHE_LOG", f"no level{nearest(level, LEVELS)}")
 
 
 def _request(given: dict[str, str]) -> Iterator[Finding]:
@@ -61,7 +66,7 @@ def _request(given: dict[str, str]) -> Iterator[Finding]:
     try:
         asked.check(text)
     except AutocacheError as error:
-        yield Finding("problem", "AUTOCACHE", str(error))
+        yield Finding("problem", "AUTOCACHE", f"{text}: {error}")
     if given.get("AUTOCACHE_DISABLE", "") not in ("", "0"):
         yield Finding(
             "problem", "AUTOCACHE_DISABLE", "is set, so AUTOCACHE does nothing", "unset one of them"

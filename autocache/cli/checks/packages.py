@@ -11,7 +11,7 @@ from importlib import metadata
 from autocache import __version__
 from autocache.cli.checks.finding import Finding
 
-OTHERS = ("peft", "xformers", "flash-attn", "bitsandbytes", "torchao", "torch-npu", "optuna")
+OTHERS = ("peft", "xformers", "flash-attn", "bitsandbytes", "torchao", "torch-npu")
 """Not required, and worth knowing of in a report of a bug."""
 
 CACHES = {
@@ -28,7 +28,8 @@ IMPORTED = ("torch", "diffusers", "diffusers.models.attention_processor")
 
 def versions() -> dict[str, str | None]:
     """The installed version of everything that matters, None where it is not installed."""
-    names = dict.fromkeys([*(name for name, _ in _required()), *OTHERS, *CACHES])
+    required = (name for name, _ in _required())
+    names = dict.fromkeys([*required, *_of_extras(), *OTHERS, *CACHES])
     found = {name: _version(name) for name in names}
     return {"python": platform.python_version(), "autocache": __version__, **found}
 
@@ -41,6 +42,10 @@ def findings() -> Iterator[Finding]:
         yield _requirement(name, needed)
     if not _required():
         yield Finding("note", "autocache", "is not installed as a package: no versions to compare")
+    for name, extra in _of_extras().items():
+        version = _version(name)
+        needed = f"is not installed; some commands need it: pip install 'autocache[{extra}]'"
+        yield Finding("ok" if version else "note", name, version or needed)
     for name in OTHERS:
         if version := _version(name):
             yield Finding("ok", name, version)
@@ -53,12 +58,21 @@ def findings() -> Iterator[Finding]:
 
 def _required() -> list[tuple[str, str]]:
     """Name and version specifier of each requirement that is no extra's."""
+    plain = (re.match(r"([\w.-]+)\s*(.*)", line) for line in _lines() if ";" not in line)
+    return [(found[1], found[2]) for found in plain if found]
+
+
+def _of_extras() -> dict[str, str]:
+    """The extra that brings each package which a command needs that not everyone uses."""
+    found = (re.match(r"([\w-]+).*; extra == ['\"](\w+)['\"]", line) for line in _lines())
+    return {each[1]: each[2] for each in found if each and each[2] not in ("dev", "docs", "npu")}
+
+
+def _lines() -> list[str]:
     try:
-        lines = metadata.requires("autocache") or []
+        return metadata.requires("autocache") or []
     except metadata.PackageNotFoundError:
         return []
-    plain = (re.match(r"([\w.-]+)\s*(.*)", line) for line in lines if ";" not in line)
-    return [(found[1], found[2]) for found in plain if found]
 
 
 def _requirement(name: str, needed: str) -> Finding:
