@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
     from autocache.comparison.compare import compare
     from autocache.comparison.figures import Comparison
+    from autocache.report.write import report
     from autocache.requests import Request, request
     from autocache.run_stats import RunStats
     from autocache.tuning.calibrate import calibrate
@@ -31,6 +32,7 @@ _HOME = {
     "is_patched": "api",
     "patch": "api",
     "patched": "api",
+    "report": "report.write",
     "request": "requests",
     "specs": "api",
     "stats": "api",
@@ -55,6 +57,7 @@ __all__ = [
     "patch",
     "patched",
     "probe",
+    "report",
     "request",
     "specs",
     "stats",

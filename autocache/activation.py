@@ -104,6 +104,10 @@ def _registering(wrapped: Callable[..., None], pipeline: Any, args: Any, kwargs:
     for name, component in kwargs.items():
         _visit(name, component)
     api.attach(pipeline)
+    if os.environ.get("AUTOCACHE_REPORT") and _request() is not None and _first_rank():
+        from autocache.report import watching
+
+        watching.keep_pipeline(pipeline)
 
 
 def _visit(name: str, component: Any) -> None:
@@ -190,7 +194,12 @@ def _say(text: str) -> None:
 
 
 def _record(model: nn.Module) -> None:
-    """Keep the model for the statistics at exit, when AUTOCACHE_STATS asks for them."""
+    """Keep the model for the statistics and the report at exit, when variables ask for them."""
+    report = os.environ.get("AUTOCACHE_REPORT")
+    if report and _first_rank():
+        from autocache.report import watching
+
+        watching.keep(model, report)
     path = os.environ.get("AUTOCACHE_STATS")
     if not path or not _first_rank():
         return

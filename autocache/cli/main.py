@@ -7,11 +7,22 @@ import sys
 from collections.abc import Sequence
 
 from autocache import __version__
-from autocache.cli import calibrate, compare, completion, demo, doctor, run, specs, strategies, tune
+from autocache.cli import (
+    calibrate,
+    compare,
+    completion,
+    demo,
+    doctor,
+    report,
+    run,
+    specs,
+    strategies,
+    tune,
+)
 from autocache.cli.parser import Parser, examples
 from autocache.errors import AutocacheError
 
-COMMANDS = (run, demo, compare, tune, calibrate, strategies, specs, doctor, completion)
+COMMANDS = (run, demo, compare, report, tune, calibrate, strategies, specs, doctor, completion)
 
 
 def build_parser() -> Parser:

@@ -1,0 +1,109 @@
+"""The speed-up in words: how much faster it was, and why not faster still."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autocache.report.maps import number
+
+Run = Mapping[str, Any]
+
+
+def share(run: Run, kind: str) -> float | None:
+    """Share of block, attention, feed-forward or denoiser calls that were run; None for unknown."""
+    calls = run.get(f"{kind}_calls") or {}
+    total = number(calls.get("total"))
+    return (number(calls.get("run")) or 0.0) / total if total else None
+
+
+def is_dry(run: Run) -> bool:
+    """Whether it was a dry run: steps say what would have been done, and at what error."""
+    steps = run.get("steps") or ()
+    return any(
+        step.get("error") is not None and not step.get("blocks_skipped") and not step.get("whole")
+        for step in steps
+    )
+
+
+def skipped(run: Run) -> bool:
+    """Whether anything was filled in, or would have been."""
+    steps = run.get("steps") or ()
+    return any(
+        step.get("action", "computed") != "computed"
+        or any(done != "computed" for done in (step.get("sites") or {}).values())
+        for step in steps
+    )
+
+
+def seconds(run: Run, name: str) -> float | None:
+    """Seconds in the denoiser, or those saved."""
+    if name == "saved":
+        return number(run.get("seconds_saved", (run.get("seconds") or {}).get("saved")))
+    return number((run.get("seconds") or {}).get(name))
+
+
+def times(run: Run) -> dict[str, float]:
+    """Where the time of the pipeline's calls went, as far as it is known."""
+    given = run.get("times") or (run.get("seconds") or {}).get("times") or {}
+    return {name: took for name in given if (took := number(given[name])) is not None}
+
+
+def answer(run: Run) -> list[str]:
+    """What a reader wants to know first, a sentence each."""
+    if not run.get("passes"):
+        return ["Nothing was run yet: the pipeline was not called since it was patched."]
+    if is_dry(run):
+        steps = run["steps"]
+        would = sum(step.get("action") != "computed" for step in steps)
+        return [
+            f"This was a dry run: everything was computed. Something would have been skipped in "
+            f"{would} of {len(steps)} denoiser calls."
+        ]
+    if not skipped(run) and all(share(run, kind) in (1.0, None) for kind in ("block", "denoiser")):
+        return ["Nothing was skipped: it ran no faster than without caching."]
+    blocks, saved = share(run, "block"), seconds(run, "saved")
+    said = [_calls(run, blocks)]
+    if saved is None:
+        said.append(
+            "How much time that saved is not known: no step was computed in full beside it."
+        )
+        return said
+    took = seconds(run, "denoiser") or 0.0
+    if saved <= 0:
+        said.append(f"That saved no time: the denoiser took {took:.2f} s.")
+    else:
+        said.append(
+            f"The denoiser took {took:.2f} s in place of {took + saved:.2f} s, had every step "
+            f"taken what the computed ones of this run took: {_ratio(took, saved)} as fast."
+        )
+    return [*said, *_whole(run, saved)]
+
+
+def _calls(run: Run, blocks: float | None) -> str:
+    if blocks is None:
+        calls = share(run, "denoiser")
+        return f"{calls:.0%} of the denoiser's calls were run." if calls is not None else ""
+    return f"{blocks:.0%} of the block calls were run, {1 - blocks:.0%} were skipped."
+
+
+def _ratio(took: float, saved: float) -> str:
+    return f"{(took + saved) / took:.2f} times" if took > 0 else "far more than twice"
+
+
+def _whole(run: Run, saved: float) -> list[str]:
+    """What became of the whole call, of which caching touches the denoiser only."""
+    call = times(run).get("call")
+    inside = times(run).get("denoiser")
+    if not call or inside is None or saved <= 0:
+        return []
+    rest = max(call - inside, 0.0)
+    said = (
+        f"The pipeline's whole call took {call:.2f} s in place of {call + saved:.2f} s: "
+        f"{(call + saved) / call:.2f} times as fast, {saved / (call + saved):.0%} shorter."
+    )
+    limit = (
+        f" {rest:.2f} s of it ({rest / call:.0%}) were outside the denoiser, where caching saves "
+        "nothing."
+    )
+    return [said + limit]
