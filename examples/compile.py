@@ -45,7 +45,7 @@ def seconds(pipe: Any) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backend", default=backend(), help="of torch.compile")
     options = parser.parse_args()

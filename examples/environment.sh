@@ -7,14 +7,10 @@ set -eu
 examples=$(dirname "$0")
 out=${1:-build/examples}
 unset AUTOCACHE AUTOCACHE_STATS
-model=$(python -c 'import autocache; print(autocache.demo.path())')
 
-infer() {
-    python "$examples/infer.py" --model "$model" --prompts "$examples/prompts.txt" --out "$1"
-}
-
-infer "$out/plain"
-AUTOCACHE="$examples/profile.yaml" AUTOCACHE_STATS="$out/stats.json" infer "$out/cached"
+python "$examples/infer.py" --out "$out/plain"
+AUTOCACHE="$examples/profile.yaml" AUTOCACHE_STATS="$out/stats.json" \
+    python "$examples/infer.py" --out "$out/cached"
 
 python - "$out" <<'EOF'
 import json

@@ -1,5 +1,8 @@
 """Text to image with diffusers and nothing else: one picture per line of a prompt file.
 
+    python examples/infer.py
+    AUTOCACHE=auto:speedup=2 python examples/infer.py
+
 Writes the pictures as PNG, the raw floats as `images.npy` and the seconds of the generation alone
 (models loaded, one step run beforehand) as `timing.json`.
 """
@@ -16,6 +19,8 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
+HERE = Path(__file__).resolve().parent
+MODEL = HERE.parent / "autocache" / "demo" / "models" / "shapes"
 TEXT_LENGTH = 24
 SIDE = 64
 
@@ -42,10 +47,14 @@ def generate(
 
 def main() -> None:
     """Load the pipeline, draw every prompt, write pictures and timing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="folder of a diffusers FluxPipeline")
-    parser.add_argument("--prompts", type=Path, required=True, help="text file, one prompt a line")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default=MODEL, help="folder of a diffusers FluxPipeline")
+    parser.add_argument(
+        "--prompts", type=Path, default=HERE / "prompts.txt", help="text file, one prompt a line"
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/examples/infer"))
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--seed", type=int, default=0, help="of the first picture; then counted up")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 adds a negative pass")
