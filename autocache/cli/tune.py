@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
         shutil.rmtree(f"{own}.recorded", ignore_errors=True)
     print(_found(profile, options), file=sys.stderr)
     if options.json:
-        print(json.dumps(profile.model_dump(mode="json") | {"file": str(options.output)}, indent=2))
+        print(json.dumps(_as_json(options.output), indent=2))
 
 
 def _tuned(
@@ -179,6 +179,13 @@ def _found(profile: Profile, options: argparse.Namespace) -> str:
     if options.plot is not None:
         lines.insert(2, f"drawn in {options.plot}")
     return "\n".join(lines)
+
+
+def _as_json(file: Path) -> dict[str, object]:
+    """The profile as it was written, hence with its numbers rounded."""
+    from autocache.tuning.profile import Profile
+
+    return Profile.read(file).model_dump(mode="json") | {"file": str(file)}
 
 
 def _in_words(profile: Profile) -> str:

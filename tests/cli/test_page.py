@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from scripts import tool
-
 from autocache.cli.main import build_parser
 from autocache.cli.parser import every, subcommands
+from scripts import tool
 
 cli_page = tool("cli_page")
 

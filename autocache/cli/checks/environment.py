@@ -81,7 +81,8 @@ def _outputs(given: dict[str, str]) -> Iterator[Finding]:
         # What writes the file makes the folders above it.
         while not folder.exists():
             folder = folder.parent
-        if not os.access(folder, os.W_OK) or Path(given[name]).is_dir():
+        writable = folder.is_dir() and os.access(folder, os.W_OK)
+        if not writable or Path(given[name]).is_dir():
             yield Finding("problem", name, f"cannot write {given[name]}")
 
 
