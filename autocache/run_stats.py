@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from autocache import memory_use
+from autocache import memory_use, stats_rows, stats_warnings, time_use
 from autocache.branch_stats import BranchStats, Calls
 from autocache.time_use import TimeUse
 
@@ -44,13 +44,13 @@ class RunStats:
     memory: MemoryUse
     not_finite: int = 0
     """Denoiser calls in which what was measured was NaN or Inf, so that they were computed."""
-    feed_forward: Calls = Calls(0, 0)
+    feed_forward: Calls = field(default_factory=lambda: Calls(0, 0))
     """Of none where the spec names no feed-forward modules."""
     branches: tuple[BranchStats, ...] = ()
     """Per generation, denoiser and guidance branch, the latest ones."""
     seconds_saved: float | None = None
     """The sum over all branches; None where it is known of none of them."""
-    times: TimeUse = TimeUse()
+    times: TimeUse = field(default_factory=TimeUse)
     """Where the time of the pipeline's calls went."""
     warnings: tuple[str, ...] = ()
     """What a user should know: nothing skipped, a limit hit, another library in the way."""
@@ -61,7 +61,9 @@ class RunStats:
             "denoiser_calls": self.denoiser,
             "block_calls": self.blocks,
             "attention_calls": self.attention,
+            "feed_forward_calls": self.feed_forward,
         }
+        seconds = {"denoiser": self.seconds, "saved": self.seconds_saved}
         return {
             "strategy": self.strategy,
             "parameters": self.parameters,
@@ -71,46 +73,35 @@ class RunStats:
             "generations": self.generations,
             "passes": self.passes,
             "not_finite": self.not_finite,
-            **{k: {"run": c.run, "total": c.total, "share": c.share} for k, c in calls.items()},
-            "seconds": {"denoiser": self.seconds},
+            **{name: made.to_dict() for name, made in calls.items()},
+            "seconds": {**seconds, "pipeline": self.times.to_dict()},
             "bytes": self.memory.to_dict(),
+            "warnings": list(self.warnings),
+            "branches": [branch.to_dict() for branch in self.branches],
             "steps": [dataclasses.asdict(step) for step in self.steps],
         }
 
     def __str__(self) -> str:
-        rows = {
-            "strategy": self.strategy,
-            **({"profile": self.profile} if self.profile else {}),
-            "model": self.model,
-            "spec": self.spec_file or "given in memory",
-            "generations": f"{self.generations}, {self.passes} denoiser calls",
-            "denoiser calls run": str(self.denoiser),
-            "block calls run": str(self.blocks),
-            "attention calls run": str(self.attention),
-            "denoiser time": f"{self.seconds:.2f} s",
-            **({"not finite": f"in {self.not_finite} calls"} if self.not_finite else {}),
-            **self.memory.rows(),
-            "last generation": self._map(),
-        }
-        shares = {self.denoiser.share, self.blocks.share, self.attention.share}
-        reused = any(done != "computed" for step in self.steps for done in step.sites.values())
-        if self.passes and shares == {1.0} and not reused:
-            rows["note"] = "nothing was skipped"
-        width = max(len(key) for key in rows)
-        return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
-
-    def _map(self) -> str:
-        """One letter per step and branch: C computed, r reused, p predicted."""
-        if not self.steps:
-            return "none"
-        letters = {"computed": "C", "reused": "r", "predicted": "p"}
-        last = self.steps[-1].generation
-        branches: dict[tuple[str, str], str] = {}
-        for step in self.steps:
-            if step.generation == last:
-                key = (step.denoiser, step.branch)
-                branches[key] = branches.get(key, "") + letters[step.action]
-        return "; ".join(f"{branch} {drawn}" for (_, branch), drawn in branches.items())
+        rows = [
+            ("strategy", self.strategy),
+            *([("profile", self.profile)] if self.profile else []),
+            ("model", self.model),
+            ("spec", self.spec_file or "given in memory"),
+            ("generations", f"{self.generations}, {self.passes} denoiser calls"),
+            ("denoiser calls run", str(self.denoiser)),
+            ("block calls run", str(self.blocks)),
+            ("attention calls run", str(self.attention)),
+            ("feed-forward calls run", str(self.feed_forward)),
+            *stats_rows.of_time(self),
+            *stats_rows.of_distance(self),
+            *self.memory.rows().items(),
+            *stats_rows.of_generation(self),
+            *(("warning", said) for said in self.warnings),
+        ]
+        # A spec may name none of them.
+        rows = [row for row in rows if row[1] != str(Calls(0, 0))]
+        width = max(len(key) for key, _ in rows)
+        return "\n".join(f"{key:<{width}}  {value}" for key, value in rows)
 
 
 def collect(sessions: Sequence[Session]) -> RunStats:
@@ -122,6 +113,8 @@ def collect(sessions: Sequence[Session]) -> RunStats:
     passes = sum(t.passes for t in totals)
     blocks = sum(s.totals.passes * s.block_count for s in sessions)
     attention = sum(s.totals.passes * s.attention_count for s in sessions)
+    feed_forward = sum(s.totals.passes * s.feed_forward_count for s in sessions)
+    saved = [t.saved for t in totals if t.saved is not None]
     return RunStats(
         strategy=patch.strategy.name,
         parameters=patch.strategy.parameters(),
@@ -134,6 +127,13 @@ def collect(sessions: Sequence[Session]) -> RunStats:
         blocks=Calls(blocks - sum(t.blocks_skipped for t in totals), blocks),
         attention=Calls(attention - sum(t.attention_skipped for t in totals), attention),
         seconds=sum(t.seconds for t in totals),
+        feed_forward=Calls(
+            feed_forward - sum(t.feed_forward_skipped for t in totals), feed_forward
+        ),
+        seconds_saved=sum(saved) if saved else None,
+        times=time_use.of(totals),
+        branches=tuple(tally.stats() for t in totals for tally in t.tallies),
+        warnings=stats_warnings.collect(sessions),
         bytes_held=memory.held,
         bytes_peak=memory.peak,
         memory=memory,

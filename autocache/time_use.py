@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from autocache.runtime.totals import Totals
 
 
 @dataclass(frozen=True)
@@ -26,3 +31,12 @@ class TimeUse:
     def to_dict(self) -> dict[str, float | None]:
         """By name, ready for JSON."""
         return dataclasses.asdict(self)
+
+
+def of(totals: Sequence[Totals]) -> TimeUse:
+    """That of the pipeline whose denoisers these are. Each of them counted the same calls."""
+    found = max(totals, key=lambda one: one.call)
+    if not found.pipeline_calls:
+        return TimeUse()
+    between = found.call - found.before - found.denoiser - found.after
+    return TimeUse(found.call, found.denoiser, found.before, between, found.after)

@@ -42,6 +42,8 @@ class Budget:
         self._encoding: Encoding = PLAIN
         self._position: object = None
         self._told: str | None = None
+        self.missed: str | None = None
+        """What was last said of places that found no room, if any did not."""
 
     def admit(self, store: Store, claim: Claim) -> Claim:
         """The claim, or the one like it that was made before, with what was decided on it.
@@ -102,6 +104,7 @@ class Budget:
         told = fit.choice(self.limit, self._branches())
         if told != self._told:
             self._told = told
+            self.missed = told if self.short else self.missed
             logger.log(logging.WARNING if self.short else logging.INFO, "%s", told)
 
     def _branches(self) -> list[Claims]:

@@ -100,6 +100,8 @@ class Ledger:
     def restart(self) -> None:
         """Count the most that there is from now on."""
         self.peak, self.away_peak = self.held, self.away
+        if self.budget is not None:
+            self.budget.missed = None
         self.places = {key: place for key, place in self.places.items() if place.held}
         for place in self.places.values():
             place.peak = place.held

@@ -59,6 +59,12 @@ class Limits:
             return True
         return self.timesteps is not None and not self._in_time(moment, step)
 
+    def why(self, moment: Moment) -> str | None:
+        """Why this step must be computed; None where it may be skipped."""
+        if self.forces(moment):
+            return "limits"
+        return "skips used up" if self.exhausted(moment) else None
+
     def _warmup(self, total: int | None) -> int:
         if self.warmup_share is None or total is None:
             return scaled(self.warmup, self.of, total)

@@ -25,6 +25,8 @@ class Decision:
     distance: float | None = None
     """What the decision was taken on, in the units of the strategy's threshold. On what is not
     finite none is taken: the step is computed, and nothing kept stands in for the next."""
+    threshold: float | None = None
+    """What the distance was compared with."""
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autocache.runtime.moment import Decision, Moment, State
@@ -40,6 +41,7 @@ class Part:
             self.recipe.limits.count(moment, decision.compute)
             if decision.distance is not None:
                 moment.record.distance = decision.distance
+                moment.record.threshold = decision.threshold
             if decision.compute and not decision.keep:
                 self.session.here.acting[self.index] = None
         return moment.decision
@@ -62,7 +64,7 @@ class Part:
         if not ranks.any_computes(decision.compute, kept) or decision.compute:
             return decision
         self.recipe.when.overruled(moment)
-        return Decision(True, keep=self._wanted(moment), distance=decision.distance)
+        return replace(decision, compute=True, keep=self._wanted(moment))
 
     def _decide(self, moment: Moment) -> Decision:
         limits = self.recipe.limits
@@ -74,21 +76,23 @@ class Part:
             memory["decided at"] = moment.step
         decision: Decision = memory["decision"]
         if not decision.compute and not moment.kept:
-            return Decision(compute=True, keep=True, distance=decision.distance)
+            return replace(decision, compute=True, keep=True)
         return decision
 
     def _own(self, moment: Moment) -> Decision:
         limits, when = self.recipe.limits, self.recipe.when
         # In places of exact reuse each sees for itself whether anything may stand in.
         unready = not moment.kept and not self.recipe.where.exact
-        moment.forced = unready or limits.forces(moment) or limits.exhausted(moment)
+        why = "nothing kept" if unready else limits.why(moment)
+        moment.forced = why is not None
+        moment.record.forced = why
         decision = when.decide(moment)
         if moment.forced and not decision.compute:
             # Nothing to stand in yet (the first step, a reset, an expert that takes over), or a
             # step that must be computed.
-            decision = Decision(compute=True, keep=True, distance=decision.distance)
+            decision = replace(decision, compute=True, keep=True)
         if decision.compute and decision.keep and not self._wanted(moment):
-            return Decision(compute=True, distance=decision.distance)
+            return replace(decision, keep=False)
         return decision
 
     def _wanted(self, moment: Moment) -> bool:

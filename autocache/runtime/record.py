@@ -29,7 +29,8 @@ class StepRecord:
     threshold: float | None = None
     """What `distance` was compared with: below it the step may be skipped."""
     forced: str | None = None
-    """Why it was computed whatever the rule: "nothing kept", "limits" or "consecutive skips"."""
+    """Why it was computed whatever the rule: "nothing kept" that could stand in, "limits" on which
+    steps may be skipped at all, or "skips used up" of those allowed."""
     blocks_skipped: int = 0
     attention_skipped: int = 0
     feed_forward_skipped: int = 0
@@ -41,6 +42,12 @@ class StepRecord:
     """The denoiser itself was not run."""
     not_finite: bool = False
     """What was measured in it was NaN or Inf."""
+
+    @property
+    def skips(self) -> bool:
+        """Whether anything was filled in, or in a dry run would have been."""
+        skipped = self.blocks_skipped or self.attention_skipped or self.feed_forward_skipped
+        return bool(skipped) or any(done != "computed" for done in self.sites.values())
 
     def skip_all(self) -> None:
         """Note that nothing of the denoiser was run."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from autocache.errors import ConcurrencyError
+from autocache.runtime.pipeline_call import PipelineCall
 from autocache.runtime.scope import Scope, present, scope_of
 
 _lock = threading.Lock()
@@ -21,6 +22,7 @@ class Run:
         self.pipeline = pipeline
         self.schedulers = schedulers
         self.thread = threading.get_ident()
+        self.call = PipelineCall()
 
     def holds(self, scheduler: object) -> bool:
         """Whether it steps a scheduler."""
@@ -32,8 +34,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def under_way(pipeline: Any, schedulers: set[str]) -> Iterator[None]:
-    """A call of a pipeline, from its beginning to its end, in the state that is its own.
+def under_way(pipeline: Any, schedulers: set[str]) -> Iterator[PipelineCall | None]:
+    """A call of a pipeline, from its beginning to its end, in the state that is its own; None for
+    one that is a part of another pipeline's.
 
     Raises:
         ConcurrencyError: it, or another one with its scheduler, is under way already.
@@ -46,7 +49,7 @@ def under_way(pipeline: Any, schedulers: set[str]) -> Iterator[None]:
             _refuse(run)
             _running.append(run)
     if inside:
-        yield
+        yield None
         return
     own = scope_of(pipeline)
     # What is called within another generation or request must not go on with the state of that.
@@ -54,7 +57,7 @@ def under_way(pipeline: Any, schedulers: set[str]) -> Iterator[None]:
     scope = own or (Scope() if within else None)
     try:
         with scope.selected() if scope is not None else contextlib.nullcontext():
-            yield
+            yield run.call
     finally:
         if scope is not None and scope is not own:
             scope.close()

@@ -14,7 +14,18 @@ import torch
 from torch import nn
 
 from autocache.errors import PatchError
-from autocache.runtime import alone, changes, intercept, parallelism, root, signals, stacks, turns
+from autocache.runtime import (
+    alone,
+    changes,
+    displaced,
+    intercept,
+    parallelism,
+    root,
+    runs,
+    signals,
+    stacks,
+    turns,
+)
 from autocache.runtime.arguments import Arguments, latents, shape
 from autocache.runtime.compiled import Compiled
 from autocache.runtime.listener import Listener
@@ -81,7 +92,7 @@ class Session(Listener):
         self.here = Here(self.tracks, len(self.parts))
         self.gate = alone.Gate()
         self.compiled = Compiled(self)
-        self.totals = Totals()
+        self.totals = Totals(self.dry_run)
         self.placed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         """The modules it intercepts."""
         self.anatomy: int | None = None
@@ -93,6 +104,7 @@ class Session(Listener):
         """How much there is to skip."""
         self.block_count = bound.block_count + len(bound.layers)
         self.attention_count = bound.attention_count
+        self.feed_forward_count = bound.feed_forward_count
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         copied = copy.copy(self)
@@ -117,6 +129,8 @@ class Session(Listener):
         return copied
 
     def _listen(self) -> None:
+        assert self.model is not None
+        self.forward = displaced.forward_of(self.model)
         signals.listen(self)
         # Weakly here too: with the model in a cycle both are to go in one collection.
         self._subject.outlived(_release, weakref.ref(self))
@@ -249,6 +263,7 @@ class Session(Listener):
             clock.step,
             self.block_count,
             self.attention_count,
+            self.feed_forward_count,
         )
         given = self._arguments.latent(args, kwargs)
 
@@ -307,10 +322,14 @@ class Session(Listener):
             if moment is not None:
                 part.recipe.when.learn(moment)
         record = call.record
+        self.totals.unreached += displaced.unreached(self.parts, moments, record)
         track.note(record)
         record.seconds = time.perf_counter() - track.started
         record.bytes = self.ledger.held
         self.totals.add(record)
+        run = runs.innermost()
+        if run is not None:
+            run.call.denoised(record, track.started)
         if record.not_finite:
             self._notices.not_finite(record, self._strategy)
         if track.spoiled:

@@ -115,11 +115,16 @@ def _generate(
         names = {name for name in vars(instance) if name.endswith(SCHEDULER)}
         if not any(_holding(getattr(instance, name)) for name in names):
             return wrapped(*args, **kwargs)
-    with runs.under_way(instance, names):
+    with runs.under_way(instance, names) as call:
         for session in listening:
             session.started()
         try:
-            return wrapped(*args, **kwargs)
+            result = wrapped(*args, **kwargs)
+            if call is not None and call.end():
+                for session in listening:
+                    if session.enabled:
+                        session.totals.add_call(call)
+            return result
         finally:
             # A callback may have patched it meanwhile.
             patched_since = [s for s in _listening() if s.serves(instance)]
@@ -130,6 +135,14 @@ def _generate(
 def _sample(result: Any) -> Any:
     """The latent a scheduler's step returns, as a tuple's first item or by name."""
     return result[0] if isinstance(result, tuple) else getattr(result, "prev_sample", None)
+
+
+def _progress_bar(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
+    bar = wrapped(*args, **kwargs)
+    run = runs.innermost()
+    if run is not None:
+        run.call.shows(bar)
+    return bar
 
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
@@ -228,7 +241,9 @@ def hear_changes(owner: object) -> None:
 
 
 def hear_calls(pipeline: object) -> None:
-    """Begin to hear when pipelines of this one's class are called, and when that is over."""
+    """Begin to hear when pipelines of this one's class are called, when that is over, and which
+    bar shows how far it is."""
+    _wrap(_owner(type(pipeline), "progress_bar"), "progress_bar", _progress_bar)
     calls = _owner(type(pipeline), "__call__")
     _wrap(calls, "__call__", functools.partial(_generate, calls))
 

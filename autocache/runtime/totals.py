@@ -5,32 +5,61 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
 from autocache.runtime.record import StepRecord
+from autocache.runtime.tally import Tally
+
+if TYPE_CHECKING:
+    from autocache.runtime.pipeline_call import PipelineCall
 
 KEPT_RECORDS = 4096
 """Denoiser calls whose record is kept, the latest ones; totals count all."""
+KEPT_BRANCHES = 256
+"""Guidance branches of a generation that are told apart, the latest ones."""
 
 
 class Totals:
-    """Sums over all denoiser calls, and the records of the latest."""
+    """Sums over all denoiser calls, and the records of the latest.
 
-    def __init__(self) -> None:
+    In a dry run all of a call is run, whatever its record says.
+    """
+
+    def __init__(self, dry_run: bool = False) -> None:
         self._lock = threading.Lock()
+        self._dry_run = dry_run
         self._numbers = itertools.count()
         self._records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
+        self._tallies: dict[tuple[int, str], Tally] = {}
         self._zero()
 
     def _zero(self) -> None:
         self.passes = self.passes_skipped = self.generations = 0
-        self.blocks_skipped = self.attention_skipped = self.not_finite = 0
+        self.blocks_skipped = self.attention_skipped = self.feed_forward_skipped = 0
+        self.not_finite = self.unreached = 0
         self.seconds = 0.0
+        self._saved: float | None = None
+        self.pipeline_calls = 0
+        self.call = self.denoiser = self.before = self.after = 0.0
 
     @property
     def records(self) -> tuple[StepRecord, ...]:
         """Of the latest calls, in the order in which they ended."""
         with self._lock:
             return tuple(self._records)
+
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """Of the latest guidance branches."""
+        with self._lock:
+            return tuple(self._tallies.values())
+
+    @property
+    def saved(self) -> float | None:
+        """Seconds saved in all branches in which that is known, None where it is in none."""
+        known = [tally.saved for tally in self.tallies]
+        found = [saved for saved in (self._saved, *known) if saved is not None]
+        return sum(found) if found else None
 
     def begin(self) -> int:
         """A generation begins; its number, which no other one has."""
@@ -46,11 +75,35 @@ class Totals:
             self.passes_skipped += record.whole
             self.blocks_skipped += record.blocks_skipped
             self.attention_skipped += record.attention_skipped
+            self.feed_forward_skipped += record.feed_forward_skipped
             self.seconds += record.seconds
             self.not_finite += record.not_finite
+            self._tally(record)
+
+    def _tally(self, record: StepRecord) -> None:
+        key = (record.generation, record.branch)
+        tally = self._tallies.get(key)
+        if tally is None:
+            if len(self._tallies) >= KEPT_BRANCHES:
+                oldest = self._tallies.pop(next(iter(self._tallies))).saved
+                if oldest is not None:
+                    self._saved = (self._saved or 0.0) + oldest
+            tally = Tally(record.denoiser, record.generation, record.branch)
+            self._tallies[key] = tally
+        tally.add(record, self._dry_run)
+
+    def add_call(self, call: PipelineCall) -> None:
+        """A call of the pipeline is over, in which the denoiser was called."""
+        with self._lock:
+            self.pipeline_calls += 1
+            self.call += call.seconds
+            self.denoiser += call.denoiser
+            self.before += call.before
+            self.after += call.after
 
     def clear(self) -> None:
         """Count from nothing again."""
         with self._lock:
             self._records.clear()
+            self._tallies.clear()
             self._zero()

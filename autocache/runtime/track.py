@@ -137,7 +137,7 @@ class Track:
     def note(self, record: StepRecord) -> None:
         """A call of the generation is over."""
         self.calls += 1
-        self.skipped = self.skipped or any(done != "computed" for done in record.sites.values())
+        self.skipped = self.skipped or record.skips
 
     def release(self) -> None:
         """Free every cached tensor."""

@@ -80,6 +80,12 @@ class Bound:
         """The number of attention modules."""
         return len(list(self._inside())) + len(self.attention)
 
+    @property
+    def feed_forward_count(self) -> int:
+        """The number of feed-forward modules that the spec names."""
+        inside = (s.feed_forward(n) for s in self.stacks for n in range(len(s.blocks)))
+        return sum(map(len, inside)) + len(self.feed_forward)
+
     def _inside(self) -> Iterator[tuple[str, nn.Module, Kind]]:
         for stack in self.stacks:
             for index in range(len(stack.blocks)):

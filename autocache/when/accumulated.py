@@ -67,10 +67,11 @@ class Accumulated(When):
             return Decision(compute=True, keep=keep)
         self._tell_if_far(moment, distance)
         memory["sum"] = total = memory.get("sum", 0.0) + change
-        compute = total >= self._limit(memory, change)
+        limit = self._limit(memory, change)
+        compute = total >= limit
         if compute:
             memory["sum"] = 0.0
-        return Decision(compute, keep=keep, distance=total)
+        return Decision(compute, keep=keep, distance=total, threshold=limit)
 
     def overruled(self, moment: Moment) -> None:
         moment.memory["sum"] = 0.0

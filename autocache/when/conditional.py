@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocache.runtime.moment import Decision, Moment
 from autocache.when.base import When
@@ -24,11 +24,11 @@ class Conditional(When):
     def decide(self, moment: Moment) -> Decision:
         decision = self.rule.decide(moment)
         if moment.call.unconditional:
-            return Decision(compute=True, distance=decision.distance)
+            return replace(decision, compute=True, keep=False)
         if moment.call.conditional_only:
             return decision
         keep = decision.keep or not decision.compute
-        return Decision(compute=True, keep=keep, distance=decision.distance)
+        return replace(decision, compute=True, keep=keep)
 
     def overruled(self, moment: Moment) -> None:
         self.rule.overruled(moment)

@@ -50,7 +50,7 @@ class Gain(When):
         compute = not total < self.threshold
         if compute:
             memory["sum"] = 0.0
-        return Decision(compute, keep=True, distance=total)
+        return Decision(compute, keep=True, distance=total, threshold=self.threshold)
 
     def overruled(self, moment: Moment) -> None:
         moment.memory["sum"] = 0.0

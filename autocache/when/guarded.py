@@ -79,7 +79,7 @@ class Guarded(When):
             return Decision(compute=True)
         if proposed.compute or moment.forced:
             memory["expected"] = 0.0
-            return Decision(compute=True, keep=True, distance=proposed.distance)
+            return replace(proposed, compute=True, keep=True)
         known: _Known | None = memory.get("known")
         error = known.error(moment) if known else None
         if error is None or not math.isfinite(error):
@@ -89,7 +89,7 @@ class Guarded(When):
         expected = memory.get("expected", 0.0) + error
         compute = expected > self.max_error
         memory["expected"] = 0.0 if compute else expected
-        return Decision(compute, keep=True, distance=expected)
+        return Decision(compute, keep=True, distance=expected, threshold=self.max_error)
 
     def overruled(self, moment: Moment) -> None:
         if self.inner:

@@ -47,7 +47,8 @@ class LatentCurvature(When):
         moment.memory["limit"] = limit
         bend = abs((speeds[-1] + speeds[-3]) / 2 - speeds[-2])
         skip = bend <= limit * speeds[-2]
-        return Decision(not skip, keep=True, distance=bend / speeds[-2] if speeds[-2] else None)
+        distance = bend / speeds[-2] if speeds[-2] else None
+        return Decision(not skip, keep=True, distance=distance, threshold=limit)
 
     @staticmethod
     def _speeds(moment: Moment, latent: torch.Tensor) -> list[float]:

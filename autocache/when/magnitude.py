@@ -51,7 +51,8 @@ class Magnitude(When):
         if not (keep and little):
             memory["ratio"], memory["error"] = 1.0, 0.0
         known = error if math.isfinite(error) else None
-        return Decision(not (keep and little), keep=keep, distance=known)
+        skip = keep and little
+        return Decision(not skip, keep=keep, distance=known, threshold=self.threshold)
 
     def overruled(self, moment: Moment) -> None:
         moment.memory["ratio"], moment.memory["error"] = 1.0, 0.0

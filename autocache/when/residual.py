@@ -55,7 +55,7 @@ class Residual(When):
         if probe is not None and (compute or self.reference == "previous_step"):
             moment.store.put("reference", probe, moment.step, owned=probe is not moment.probe)
         self._add_up(moment.memory, distance, compute)
-        return Decision(compute, keep=True, distance=distance)
+        return Decision(compute, keep=True, distance=distance, threshold=self.threshold)
 
     def overruled(self, moment: Moment) -> None:
         probe = self._sampled(moment.probe) if self.probe else None

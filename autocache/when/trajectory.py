@@ -55,7 +55,8 @@ class Trajectory(When):
             moment.store.put("added", y - x, moment.step, keep=2, owned=True)
         else:
             moment.memory["progress"] = self._progress(moment, y - x)
-        return Decision(compute, keep=True, distance=None if moved is None else total)
+        distance = None if moved is None else total
+        return Decision(compute, keep=True, distance=distance, threshold=self.threshold)
 
     def overruled(self, moment: Moment) -> None:
         assert moment.probe is not None

@@ -125,6 +125,7 @@ class BlockSite:
         self.span = self.unit = span
         self.signature = stack.binders[index]
         self.attention = len(stack.attention(index))
+        self.feed_forward = len(stack.feed_forward(index))
         self.session = span.part.session
         self.containers = span.flow.containers
         self.first = first
@@ -146,6 +147,7 @@ class BlockSite:
         if first_time(moment, self):
             moment.record.blocks_skipped += 1
             moment.record.attention_skipped += self.attention
+            moment.record.feed_forward_skipped += self.feed_forward
         streams = span.close(moment, flight) if self.last else self._streams(args, kwargs)
         given = {name: self.signature.get(name, args, kwargs) for name in self.containers}
         return span.flow.join(streams, given, span.others(moment) if span.flow.extras else ())

@@ -144,6 +144,7 @@ class _Skipped:
         inside = set(bound.model.get_submodule(path).modules())
         self.blocks = sum(module in inside for module in bound.layers)
         self.attention = sum(module in inside for _, module, _ in bound.attention)
+        self.feed_forward = sum(module in inside for _, module in bound.feed_forward)
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         moment = self.part.moment
@@ -154,6 +155,7 @@ class _Skipped:
         if first_time(moment, self):
             moment.record.blocks_skipped += self.blocks
             moment.record.attention_skipped += self.attention
+            moment.record.feed_forward_skipped += self.feed_forward
         return self.stand_in(moment)
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:

@@ -42,7 +42,7 @@ class Submodules(Where):
         if not found:
             raise DoesNotApplyError(self._nothing(bound))
         return [
-            (module, OutputSite(part, name, len(found), attention))
+            (module, OutputSite(part, name, len(found), attention, not attention))
             for name, module, attention in found
         ]
 
@@ -83,10 +83,12 @@ class OutputSite:
 
     wants_arguments = False
 
-    def __init__(self, part: Part, name: str, expected: int, attention: bool) -> None:
+    def __init__(
+        self, part: Part, name: str, expected: int, attention: bool, feed_forward: bool = False
+    ) -> None:
         self.part = part
         self.session = part.session
-        self.attention = attention
+        self.attention, self.feed_forward = attention, feed_forward
         self.name, self.expected = name, expected
         self.trays = Trays()
         self._outputs = [Outputs(part, name, expected)]
@@ -127,7 +129,9 @@ class OutputSite:
         if not recipe.where.exact:
             moment.record.action = recipe.how.action
         if not moment.call.dry_run:
-            moment.record.attention_skipped += self.attention and moment.flights[self] == 0
+            first = moment.flights[self] == 0
+            moment.record.attention_skipped += self.attention and first
+            moment.record.feed_forward_skipped += self.feed_forward and first
 
     def ahead(self, module: nn.Module) -> tuple[Any, ...] | None:
         """See `Ahead`."""
