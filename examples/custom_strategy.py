@@ -17,6 +17,7 @@ import torch
 from diffusers import FluxPipeline
 
 import autocache
+from autocache.demo.prompts import held_out
 from autocache.how import Extrapolate, Reuse
 from autocache.metrics import psnr
 from autocache.runtime.moment import Decision, Moment
@@ -76,7 +77,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 def draw(pipe: Any) -> np.ndarray:
     """A picture as floats in [0, 1], (64, 64, 3), always from the same noise."""
     return pipe(
-        "a large plain red circle left of a small striped blue square on a grey background",
+        held_out(1),
         num_inference_steps=28,
         height=64,
         width=64,

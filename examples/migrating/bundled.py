@@ -17,9 +17,10 @@ from diffusers import FluxPipeline
 from diffusers.utils import logging
 
 import autocache
+from autocache.demo.prompts import held_out
 
 STEPS = 28
-PROMPT = "a large plain red circle left of a small striped blue square on a grey background"
+PROMPT = held_out(1)[0]
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Drawing:
 def require(module: str, package: str) -> None:
     """End with status 2 and one line where a package to migrate from is not installed."""
     if importlib.util.find_spec(module) is None:
-        print(f"this example runs {package} beside autocache: pip install {package}")
+        print(f"this example runs {package}: pip install {package}", file=sys.stderr)
         sys.exit(2)
 
 

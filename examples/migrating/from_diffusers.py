@@ -3,7 +3,7 @@
     python examples/migrating/from_diffusers.py
     python examples/migrating/from_diffusers.py --cache taylorseer
 
-With each of them both draw the same picture from the same steps. `pab` reuses attention alone:
+With each of the four both draw the same picture from the same steps. `pab` reuses attention alone:
 its line tells in which steps an attention ran.
 """
 
@@ -83,19 +83,21 @@ AFTER: dict[str, tuple[str, dict[str, Any]]] = {
 def main() -> None:
     """Draw with both and compare."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--cache", choices=sorted(AFTER), default="first_block")
-    name = parser.parse_args().cache
+    parser.add_argument("--cache", choices=list(AFTER), help="one of them alone")
+    one = parser.parse_args().cache
 
     pipe = load()
-    pipe.transformer.enable_cache(before(pipe)[name]())
-    theirs = draw(pipe, watched(pipe))
-    pipe.transformer.disable_cache()
+    for name, (strategy, parameters) in AFTER.items():
+        if one in (None, name):
+            print(f"{name} -> {strategy}")
+            pipe.transformer.enable_cache(before(pipe)[name]())
+            theirs = draw(pipe, watched(pipe))
+            pipe.transformer.disable_cache()
 
-    strategy, parameters = AFTER[name]
-    autocache.patch(pipe, strategy, **parameters)
-    ours = draw(pipe, watched(pipe))
-    autocache.unpatch(pipe)
-    report("diffusers", theirs, ours)
+            autocache.patch(pipe, strategy, **parameters)
+            ours = draw(pipe, watched(pipe))
+            autocache.unpatch(pipe)
+            report("diffusers", theirs, ours)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import nn
 import autocache
 
 PACKAGES = ("mindiesd", "mindiesd.utils", "mindiesd.utils.logs", "mindiesd.utils.logs.logging")
-SCHEDULE = {"step_start": 6, "step_interval": 2}
+SCHEDULE: dict[str, Any] = {"step_start": 6, "step_interval": 2}
 BLOCKS = {"transformer_blocks": (1, 4), "single_transformer_blocks": (0, 7)}
 
 
@@ -34,7 +34,8 @@ def wheel() -> Path:
     given = parser.parse_args().wheel
     found = [given] if given else sorted((Path(sys.prefix) / "peers").glob("mindiesd-*.whl"))
     if not found or not found[-1].is_file():
-        print("this example reads MindIE-SD's wheel: pip download --no-deps mindiesd, then --wheel")
+        remedy = "pip download --no-deps mindiesd, then --wheel FILE"
+        print(f"this example reads MindIE-SD's wheel: {remedy}", file=sys.stderr)
         sys.exit(2)
     return found[-1]
 
