@@ -31,7 +31,7 @@ def main() -> None:
         ["auto:speedup=2", "fbcache", PROFILE],
         inputs=held_out(2),
         call=CALL,
-        rounds=2,
+        rounds=1,
         out=OUT,
     )
 
