@@ -37,8 +37,9 @@ class _Call:
     arguments: Mapping[str, Any]
 
     @property
-    def steps(self) -> Any:
-        return self.arguments.get("num_inference_steps")
+    def works(self) -> bool:
+        """Whether it takes more than the one step that warms up."""
+        return self.arguments.get("num_inference_steps") != 1
 
 
 @dataclass
@@ -59,7 +60,7 @@ class _Calls:
         finally:
             self._within = False
         self.seen.append(call)
-        if self.most is not None and len(kept(self.seen)) >= self.most:
+        if self.most is not None and sum(one.works for one in self.seen) >= self.most:
             raise _Enough
         return returned
 
@@ -112,7 +113,7 @@ def captured(
 def kept(calls: Sequence[_Call]) -> list[_Call]:
     """The calls of the pipeline that is called most, without those of one step, which warm up."""
     counts = {id(one.pipe): 0 for one in calls}
-    working = [one for one in calls if one.steps != 1] or calls
+    working = [one for one in calls if one.works] or calls
     for one in working:
         counts[id(one.pipe)] += 1
     chosen = max(counts, key=lambda pipe: counts[pipe], default=None)
