@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
     from autocache.comparison.compare import compare
     from autocache.comparison.figures import Comparison
-    from autocache.report.write import report
+    from autocache.reporting.write import report
     from autocache.requests import Request, request
     from autocache.run_stats import RunStats
     from autocache.tuning.calibrate import calibrate
@@ -32,7 +33,7 @@ _HOME = {
     "is_patched": "api",
     "patch": "api",
     "patched": "api",
-    "report": "report.write",
+    "report": "reporting.write",
     "request": "requests",
     "specs": "api",
     "stats": "api",
@@ -68,6 +69,9 @@ __all__ = [
     "where",
 ]
 __version__ = "0.1.0"
+
+# A library is quiet until the program, AUTOCACHE or AUTOCACHE_LOG says otherwise.
+logging.getLogger("autocache").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

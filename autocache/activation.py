@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from autocache import activation_grammar, activation_imports
+from autocache import activation_grammar, activation_imports, log
 from autocache.errors import AutocacheError, DoesNotApplyError, UnknownModelError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _registering(wrapped: Callable[..., None], pipeline: Any, args: Any, kwargs:
         _visit(name, component)
     api.attach(pipeline)
     if os.environ.get("AUTOCACHE_REPORT") and _request() is not None and _first_rank():
-        from autocache.report import watching
+        from autocache.reporting import watching
 
         watching.keep_pipeline(pipeline)
 
@@ -155,6 +155,7 @@ def _patch(model: nn.Module) -> None:
     request = _request()
     if request is None or getattr(_busy, "patching", False) or api.is_patched(model):
         return
+    log.configure("warning")
     _busy.patching = True  # a model that patching itself builds, to verify a spec, stays as it is
     try:
         patch = api.patch(model, request.strategy, **request.parameters)
@@ -197,7 +198,7 @@ def _record(model: nn.Module) -> None:
     """Keep the model for the statistics and the report at exit, when variables ask for them."""
     report = os.environ.get("AUTOCACHE_REPORT")
     if report and _first_rank():
-        from autocache.report import watching
+        from autocache.reporting import watching
 
         watching.keep(model, report)
     path = os.environ.get("AUTOCACHE_STATS")

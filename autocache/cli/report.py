@@ -31,8 +31,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read, write, and say what was written."""
-    from autocache.report.document import read
-    from autocache.report.write import checked, write
+    from autocache.reporting.document import read
+    from autocache.reporting.write import checked, write
 
     path = checked(options.output or options.file.with_suffix(".html"))
     print(f"report: {write(read(options.file), path)}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocache import metrics
 from autocache.errors import AutocacheError
-from autocache.report.picture_data import as_clips
+from autocache.reporting.picture_data import as_clips
 
 if TYPE_CHECKING:
     import numpy as np

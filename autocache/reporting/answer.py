@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autocache.report.maps import number
+from autocache.reporting.maps import number
 
 Run = Mapping[str, Any]
 
@@ -38,14 +38,12 @@ def skipped(run: Run) -> bool:
 
 def seconds(run: Run, name: str) -> float | None:
     """Seconds in the denoiser, or those saved."""
-    if name == "saved":
-        return number(run.get("seconds_saved", (run.get("seconds") or {}).get("saved")))
     return number((run.get("seconds") or {}).get(name))
 
 
 def times(run: Run) -> dict[str, float]:
     """Where the time of the pipeline's calls went, as far as it is known."""
-    given = run.get("times") or (run.get("seconds") or {}).get("times") or {}
+    given = (run.get("seconds") or {}).get("pipeline") or {}
     return {name: took for name in given if (took := number(given[name])) is not None}
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autocache.report import answer, charts, maps
-from autocache.report.charts import Chart
-from autocache.report.maps import Map, Step, number
+from autocache.reporting import answer, charts, maps
+from autocache.reporting.charts import Chart
+from autocache.reporting.maps import Map, Step, number
 from autocache.runtime.sizes import readable_bytes
 
 KINDS = {

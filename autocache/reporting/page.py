@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from autocache.errors import AutocacheError
-from autocache.report import charts
-from autocache.report.maps import LETTERS, number
-from autocache.report.view import view
+from autocache.reporting import charts
+from autocache.reporting.maps import LETTERS, number
+from autocache.reporting.view import view
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -22,7 +22,7 @@ def page(report: Mapping[str, Any]) -> str:
     except ImportError as error:
         raise AutocacheError("a page needs jinja2: pip install 'autocache[report]'") from error
     environment = Environment(
-        loader=PackageLoader("autocache.report"),
+        loader=PackageLoader("autocache.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

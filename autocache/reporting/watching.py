@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autocache.errors import AutocacheError
-from autocache.report import picture_data, pictures
-from autocache.report.document import document
-from autocache.report.write import checked, devices_of, write
+from autocache.reporting import picture_data, pictures
+from autocache.reporting.document import document
+from autocache.reporting.write import checked, devices_of, write
 
 if TYPE_CHECKING:
     from torch import nn

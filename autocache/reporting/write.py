@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autocache.errors import AutocacheError, nearest
-from autocache.report.document import document, text
+from autocache.reporting.document import document, text
 from autocache.run_stats import RunStats
 
 SUFFIXES = (".html", ".json", ".png")
@@ -51,7 +51,7 @@ def report(
         raise AutocacheError("captions are those of images; give what the run drew as images=")
     shown = None
     if images is not None and path.suffix.lower() != ".png":
-        from autocache.report.pictures import compare
+        from autocache.reporting.pictures import compare
 
         shown = compare(images, baseline, captions)
     stats, devices = _seen(target)
@@ -114,11 +114,11 @@ def write(made: Mapping[str, Any], path: Path) -> Path:
     """
     suffix = path.suffix.lower()
     if suffix == ".html":
-        from autocache.report.page import page
+        from autocache.reporting.page import page
 
         content = page(made).encode()
     elif suffix == ".png":
-        from autocache.report.figures import png
+        from autocache.reporting.figures import png
 
         content = png(made)
     else:

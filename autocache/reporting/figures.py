@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from autocache.errors import AutocacheError
-from autocache.report.answer import answer
-from autocache.report.maps import LETTERS, Map, Step, grouped, latest, maps, number
+from autocache.reporting.answer import answer
+from autocache.reporting.maps import LETTERS, Map, Step, grouped, latest, maps, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
