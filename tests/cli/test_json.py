@@ -1,4 +1,4 @@
-"""What a machine reads: each command for real, in a process of its own, alone on standard output."""
+"""What a machine reads, alone on standard output: each command for real, in its own process."""
 
 from __future__ import annotations
 
