@@ -8,6 +8,8 @@ import autocache
 from autocache.strategy.info import ParameterInfo, StrategyInfo
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "strategies"
+# Values for what has no default.
+EXAMPLES = {"steps": [0, 1, 2, 4, 6, 8, 11, 14, 18, 23], "total": 28}
 
 
 def page(info: StrategyInfo) -> str:
@@ -32,7 +34,7 @@ def page(info: StrategyInfo) -> str:
 
 
 def _arguments(info: StrategyInfo) -> str:
-    needed = [f"{p.name}=..." for p in info.parameters.values() if p.required]
+    needed = [f"{p.name}={EXAMPLES[p.name]}" for p in info.parameters.values() if p.required]
     return ", ".join(["pipe", f'"{info.name}"', *needed])
 
 
