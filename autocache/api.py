@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from autocache import log
 from autocache import strategy as _strategies
 from autocache.choice import Chosen, choose
 from autocache.errors import PatchError
@@ -173,6 +174,7 @@ def patch(
         PatchError: the model is under another library's cache, or two strategies would skip the
             same places.
     """
+    log.configure()
     chosen = choose(strategy, {"when": when, "where": where, "how": how}, params)
     spec = chosen.option("spec", spec, None)
     enabled = chosen.option("enabled", enabled, True)

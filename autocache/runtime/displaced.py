@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from autocache.runtime.record import StepRecord
     from autocache.runtime.session import Session
 
-OFFLOADERS = ("_hf_hook", "_diffusers_hook")
-"""Attributes of modules whose `forward` accelerate or diffusers replaced, to move weights."""
-
 
 def forward_of(model: nn.Module) -> tuple[Any, Any]:
     """The `forward` of a model's class, and its own if it has one."""
@@ -54,7 +51,7 @@ def reasons(session: Session) -> list[str]:
     of_class, own = forward_of(model)
     if of_class is not session.forward[0]:
         found.append(f"forward of its class was replaced by {_name(of_class)}")
-    if own is not session.forward[1] and not any(name in vars(model) for name in OFFLOADERS):
+    if own is not session.forward[1] and not _hooked(model):
         found.append(f"its forward was replaced by {_name(own)}")
     if session.totals.unreached:
         found.append(
@@ -62,6 +59,12 @@ def reasons(session: Session) -> list[str]:
             "so something else ran in place of its modules"
         )
     return found
+
+
+def _hooked(model: nn.Module) -> bool:
+    """Whether accelerate or diffusers replaced `forward`, to move weights around ours."""
+    registry = vars(model).get("_diffusers_hook")
+    return "_hf_hook" in vars(model) or bool(getattr(registry, "hooks", None))
 
 
 def _name(function: Any) -> str:

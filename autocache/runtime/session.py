@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from autocache import log
 from autocache.errors import PatchError
 from autocache.runtime import (
     alone,
@@ -330,6 +331,7 @@ class Session(Listener):
         run = runs.innermost()
         if run is not None:
             run.call.denoised(record, track.started)
+        log.decision(record)
         if record.not_finite:
             self._notices.not_finite(record, self._strategy)
         if track.spoiled:
