@@ -115,8 +115,8 @@ BUNDLED = {
 SMALLER = {
     "MODEL": autocache.demo.path("shapes"),
     "./my-model": autocache.demo.path("shapes"),
-    "--steps 28": "--steps 6 --batch 2",
-    "--speedup 3": "--speedup 3 --budget 17",
+    "--steps 28": "--steps 6",
+    "--speedup 3": "--speedup 3 --batch 2 --budget 17",
     "--prompts prompts.txt": "--prompts prompts.txt --call height=64 --call width=64"
     " --call max_sequence_length=24",
     '"num_inference_steps": 28, "height": 1024, "width": 1024': '"num_inference_steps": 6',
@@ -268,14 +268,17 @@ def test_bash(block: Block, folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for asked in re.findall(r"\bAUTOCACHE=(\S+)", block.text):
         name = "teacache" if asked == "fast.yaml" else re.split("[:+]", asked)[0]
-        assert re.search(rf"autocache: {name}\b.* on \w+", done.stderr), done.stderr
+        assert re.search(rf"autocache: .*\b{name}\b", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("block", of("console"), ids=str)
 def test_console(block: Block, folder: Path) -> None:
     """The command says each line that stands below it, whatever libraries say besides."""
-    command, _, shown = block.text.partition("\n")
-    done = shell(command.removeprefix("$ "), folder)
+    lines = block.text.splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    shown = "\n".join(line for line in lines if not line.startswith("$ "))
+    done = shell("\n".join(commands), folder)
+    assert shown or done.returncode == 0, done.stdout + done.stderr
     said = re.sub(SECONDS, "0.0 s", done.stdout + done.stderr).splitlines()
     for line in re.sub(SECONDS, "0.0 s", shown).splitlines():
         assert line == "..." or line in said, done.stdout + done.stderr
