@@ -14,8 +14,7 @@ from autocache.activation_grammar import FILES, off, with_parameters
 from autocache.cli import asked, hook
 from autocache.cli.parser import examples
 from autocache.errors import ParameterError
-
-LEVELS = ("debug", "info", "warning", "error")
+from autocache.log import LEVELS
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

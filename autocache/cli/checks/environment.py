@@ -10,6 +10,7 @@ from autocache.activation_grammar import off
 from autocache.cli import asked, hook
 from autocache.cli.checks.finding import Finding
 from autocache.errors import AutocacheError, nearest
+from autocache.log import LEVELS
 from autocache.spec import registry
 
 VARIABLES = (
@@ -20,7 +21,6 @@ VARIABLES = (
     "AUTOCACHE_SPECS",
     "AUTOCACHE_STATS",
 )
-LEVELS = ("debug", "info", "warning", "error")
 OUTPUTS = ("AUTOCACHE_REPORT", "AUTOCACHE_STATS")
 ELSEWHERE = ("AUTOCACHE_TEST_",)
 """Beginnings of variables that are not for users."""
