@@ -214,9 +214,14 @@ def _write_stats(path: Path, pid: int) -> None:
 
     if os.getpid() != pid:  # a forked worker: the parent writes
         return
-    runs = []
+    found = []
     for model in _recorded:
         with contextlib.suppress(AutocacheError):  # unpatched since
-            runs.append(api.stats(model).to_dict())
+            found.append(api.stats(model))
+    if path.name == "-":
+        for one in found:
+            print(one, file=sys.stderr, flush=True)
+        return
+    runs = [one.to_dict() for one in found]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(runs, indent=2, default=str) + "\n", encoding="utf-8")
