@@ -39,4 +39,8 @@ $(VENV)/.dev: $(RECIPE) | $(BIN)/python
 	# Ascend's runtime. Where none is published for the Python at hand, the comparison is skipped.
 	-$(BIN)/python -m pip download --disable-pip-version-check --quiet -c constraints-dev.txt \
 		--no-deps --only-binary :all: --dest $(VENV)/peers mindiesd
+	# Reports are looked at in a browser, which npm brings. Where there is no npm, that is skipped.
+	-mkdir -p $(VENV)/browser && cp tests/report/package.json $(VENV)/browser && \
+		npm install --prefix $(VENV)/browser --no-package-lock --no-audit --no-fund --silent \
+		--fetch-retries 1 --fetch-timeout 60000
 	touch $@ $(VENV)/.demo
