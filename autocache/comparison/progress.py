@@ -28,7 +28,7 @@ class ComparisonProgress:
             TaskProgressColumn(),
             TimeElapsedColumn(),
             # Runs take from a tenth to the whole of a plain one: the pace is that of many.
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             TextColumn("left"),
             console=self._console,
             speed_estimate_period=3600,
