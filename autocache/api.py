@@ -14,7 +14,7 @@ from autocache import strategy as _strategies
 from autocache.choice import Chosen, choose
 from autocache.errors import PatchError
 from autocache.memory import ledger
-from autocache.planning import install, plan, sessions_of, take_off
+from autocache.planning import install, plan, sessions_of, take_off, tell_apart
 from autocache.run_stats import RunStats, collect
 from autocache.runtime.parallelism import given_group
 from autocache.runtime.session import Session
@@ -186,6 +186,7 @@ def patch(
     models = denoisers(target, spec, chosen.strategy)
     together = given_group(group)
     planned = plan(models, chosen.strategy, spec, books, dry_run, chosen.expectations())
+    tell_apart([session for session, _ in planned], target)
     if not isinstance(target, nn.Module):
         for session, _ in planned:
             session.accept(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,15 @@ def _of(
     session = Session(model, bound, recipes, ledger, dry_run, entry)
     session.expected = expected
     return session, sites(session, bound)
+
+
+def tell_apart(sessions: Sequence[Session], target: Any) -> None:
+    """Those of one class, such as two experts, are also called what the pipeline calls them."""
+    names = {id(uncompiled(module)): name for name, module in modules(target)}
+    classes = Counter(session.label for session in sessions)
+    for session in sessions:
+        if classes[session.label] > 1:
+            session.label = f"{session.label} ({names[id(session.model)]})"
 
 
 def install(planned: list[tuple[Session, list]]) -> None:

@@ -20,8 +20,7 @@ import autocache
 from autocache.demo.prompts import held_out
 from autocache.how import Extrapolate, Reuse
 from autocache.metrics import psnr
-from autocache.runtime.moment import Decision, Moment
-from autocache.when import Interval, When
+from autocache.when import Decision, Interval, Moment, When
 from autocache.where import Blocks, Denoiser, Submodules
 
 

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autocache.cli.inert import inert
 from autocache.cli.parser import add_json, examples
@@ -181,7 +181,7 @@ def _found(profile: Profile, options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _as_json(file: Path) -> dict[str, object]:
+def _as_json(file: Path) -> dict[str, Any]:
     """The profile as it was written, hence with its numbers rounded."""
     from autocache.tuning.profile import Profile
 

@@ -32,6 +32,7 @@ class Listener:
     parts: list[Part]
     enabled: bool
     keep: bool
+    label: str
     patch: Any
     here: Here
     tracks: Tracks
@@ -187,7 +188,7 @@ class Listener:
         self.track.sample = sample
         track = self.track
         if track.clock.advance(start, end):
-            self._notices.idle(track, self._strategy)
+            self._notices.idle(self.label, track, self._strategy)
             if not self.keep:
                 track.forget()
 

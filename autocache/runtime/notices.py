@@ -18,12 +18,11 @@ LONG_ENOUGH = 4
 class Notices:
     """Of one session, whose strategy is there to skip something or is not."""
 
-    def __init__(self, label: str, skips: bool) -> None:
-        self._label = label
+    def __init__(self, skips: bool) -> None:
         self._idle_told = not skips
         self._not_finite_told = False
 
-    def idle(self, track: Track, strategy: object) -> None:
+    def idle(self, label: str, track: Track, strategy: object) -> None:
         """A strategy that is on and does nothing would pass for one that does not help."""
         if self._idle_told or track.skipped or track.calls < LONG_ENOUGH:
             return
@@ -33,7 +32,7 @@ class Notices:
             "of a generation this short or this restless (autocache.stats says what was computed)",
             strategy,
             track.calls,
-            self._label,
+            label,
         )
 
     def not_finite(self, record: StepRecord, strategy: object) -> None:
@@ -47,5 +46,5 @@ class Notices:
             "is mostly an overflow, which bfloat16 does not have",
             strategy,
             record.step,
-            self._label,
+            record.denoiser,
         )

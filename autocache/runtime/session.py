@@ -84,7 +84,7 @@ class Session(Listener):
         ]
         self.ledger = ledger
         """That of all denoisers of the patch."""
-        self._notices = Notices(self.label, any(part.recipe.where.skips for part in self.parts))
+        self._notices = Notices(any(part.recipe.where.skips for part in self.parts))
         super().__init__()
         self._fresh()
 

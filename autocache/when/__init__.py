@@ -1,5 +1,9 @@
-"""When: compute or skip at this step? One rule per file."""
+"""When: compute or skip at this step? One rule per file.
 
+A rule of one's own is a `When` that looks at a `Moment` and returns a `Decision`.
+"""
+
+from autocache.runtime.moment import Decision, Moment
 from autocache.when.accumulated import Accumulated
 from autocache.when.always import Always
 from autocache.when.base import When
@@ -28,12 +32,14 @@ __all__ = [
     "Chosen",
     "Codebook",
     "Conditional",
+    "Decision",
     "Gain",
     "Guarded",
     "Interval",
     "LatentCurvature",
     "Magnitude",
     "Mask",
+    "Moment",
     "Motion",
     "Placed",
     "Residual",
