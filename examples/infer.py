@@ -20,7 +20,7 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-MODEL = HERE.parent / "autocache" / "demo" / "models" / "shapes"
+MODEL = HERE / "models" / "shapes"
 TEXT_LENGTH = 24
 SIDE = 64
 

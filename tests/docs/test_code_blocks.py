@@ -116,7 +116,7 @@ SMALLER = {
     "MODEL": autocache.demo.path("shapes"),
     "./my-model": autocache.demo.path("shapes"),
     "--steps 28": "--steps 6",
-    "--speedup 3": "--speedup 3 --batch 2 --budget 17",
+    "--speedup 3": "--speedup 3 --batch 2 --budget 25",
     "--prompts prompts.txt": "--prompts prompts.txt --call height=64 --call width=64"
     " --call max_sequence_length=24",
     '"num_inference_steps": 28, "height": 1024, "width": 1024': '"num_inference_steps": 6',

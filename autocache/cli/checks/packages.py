@@ -11,6 +11,8 @@ from importlib import metadata
 from autocache import __version__
 from autocache.cli.checks.finding import Finding
 
+EXTRAS = ("report", "tune")
+"""Those that commands of ours need."""
 OTHERS = ("peft", "xformers", "flash-attn", "bitsandbytes", "torchao", "torch-npu")
 """Not required, and worth knowing of in a report of a bug."""
 
@@ -65,7 +67,7 @@ def _required() -> list[tuple[str, str]]:
 def _of_extras() -> dict[str, str]:
     """The extra that brings each package which a command needs that not everyone uses."""
     found = (re.match(r"([\w-]+).*; extra == ['\"](\w+)['\"]", line) for line in _lines())
-    return {each[1]: each[2] for each in found if each and each[2] not in ("dev", "docs", "npu")}
+    return {each[1]: each[2] for each in found if each and each[2] in EXTRAS}
 
 
 def _lines() -> list[str]:
