@@ -68,4 +68,5 @@ def _limited(records: Sequence[StepRecord]) -> list[str]:
 
 def _not_finite(sessions: Sequence[Session]) -> list[str]:
     count = sum(s.totals.not_finite for s in sessions)
-    return [f"what was measured was not finite (NaN or Inf) in {count} calls, which were computed"] * bool(count)
+    said = f"what was measured was not finite (NaN or Inf) in {count} calls, which were computed"
+    return [said] if count else []
