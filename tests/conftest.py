@@ -10,6 +10,7 @@ import torch
 
 import autocache
 import tiny
+from autocache.runtime.signals import listening
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,6 +20,18 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_stays_patched() -> Iterator[None]:
+    """What one module leaves patched would be heard in all that come after it in this process."""
+    yield
+    gc.collect()
+    left = listening()
+    names = [f"{type(session.model).__name__}: {session.patch.strategy.name}" for session in left]
+    for session in left:
+        autocache.unpatch(session.model)
+    assert not names
 
 
 @pytest.fixture

@@ -38,21 +38,22 @@ _heard: set[type] = set()
 _wrapped: dict[tuple[type | None, str], Any] = {}
 
 
-def _listening() -> list[Session]:
+def listening() -> list[Session]:
+    """The sessions that signals are passed on to."""
     return [session for known in _sessions if (session := known()) is not None]
 
 
 def beside(session: Session) -> list[Session]:
     """The sessions of the other denoisers that a pipeline of this one runs."""
     own = set(map(id, session.pipelines))
-    others = (other for other in _listening() if other is not session)
+    others = (other for other in listening() if other is not session)
     return [other for other in others if own & set(map(id, other.pipelines))]
 
 
 def _holding(scheduler: object) -> list[Session]:
     """The sessions that a scheduler speaks to: where it is known which pipeline uses it now, of
     several that have it in common, those of that one."""
-    found = [session for session in _listening() if session.holds(scheduler)]
+    found = [session for session in listening() if session.holds(scheduler)]
     run = runs.innermost() if found else None
     if run is not None and run.holds(scheduler):
         return [session for session in found if has_denoiser(run.pipeline, session.model)]
@@ -60,17 +61,17 @@ def _holding(scheduler: object) -> list[Session]:
 
 
 def _set_timesteps(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-    listening = _holding(instance)
-    if listening and not runs.check(instance):
-        for session in listening:
+    holding = _holding(instance)
+    if holding and not runs.check(instance):
+        for session in holding:
             session.enter(instance)
     # Two experts share one scheduler: what the first asks for goes for both.
-    for session in listening[:1]:
+    for session in holding[:1]:
         args, kwargs = session.timesteps(instance, args, kwargs)
     result = wrapped(*args, **kwargs)
-    for session in listening[:1]:
+    for session in holding[:1]:
         session.arrange(instance)
-    for session in listening:
+    for session in holding:
         session.announced(instance)
     return result
 
@@ -85,19 +86,19 @@ def _set_begin_index(wrapped: Callable, instance: Any, args: tuple, kwargs: dict
 def _step(owner: type | None, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     start = getattr(instance, "step_index", None)
     # A subclass that calls `super().step` is heard once, as itself.
-    listening = _holding(instance) if _owner(type(instance), "step") is owner else []
-    if listening and not runs.check(instance):
-        for session in listening:
+    holding = _holding(instance) if _owner(type(instance), "step") is owner else []
+    if holding and not runs.check(instance):
+        for session in holding:
             session.admit(instance)
-    for session in listening:
+    for session in holding:
         args, kwargs = session.stepping(instance, args, kwargs)
     try:
         result = wrapped(*args, **kwargs)
     except BaseException:
-        for session in listening:
+        for session in holding:
             session.track.forget()
         raise
-    for session in listening:
+    for session in holding:
         session.step_ended(_sample(result), start, getattr(instance, "step_index", None))
     return result
 
@@ -108,27 +109,27 @@ def _generate(
     # A subclass that calls `super().__call__` is heard once, as itself.
     if _owner(type(instance), "__call__") is not owner:
         return wrapped(*args, **kwargs)
-    listening = [s for s in _listening() if s.serves(instance)]
-    names = {session.scheduler_name(instance) for session in listening}
-    if not listening:
+    serving = [s for s in listening() if s.serves(instance)]
+    names = {session.scheduler_name(instance) for session in serving}
+    if not serving:
         # It may have its scheduler in common with one that is patched.
         names = {name for name in vars(instance) if name.endswith(SCHEDULER)}
         if not any(_holding(getattr(instance, name)) for name in names):
             return wrapped(*args, **kwargs)
     with runs.under_way(instance, names) as call:
-        for session in listening:
+        for session in serving:
             session.started()
         try:
             result = wrapped(*args, **kwargs)
             if call is not None and call.end():
-                for session in listening:
+                for session in serving:
                     if session.enabled:
                         session.totals.add_call(call)
             return result
         finally:
             # A callback may have patched it meanwhile.
-            patched_since = [s for s in _listening() if s.serves(instance)]
-            for session in dict.fromkeys([*listening, *patched_since]):
+            patched_since = [s for s in listening() if s.serves(instance)]
+            for session in dict.fromkeys([*serving, *patched_since]):
                 session.finished()
 
 
@@ -147,7 +148,7 @@ def _progress_bar(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     named = kwargs.get("name", args[0] if args else None)
-    ours = [session.track for session in _listening() if session.model is instance]
+    ours = [session.track for session in listening() if session.model is instance]
     # A call that belongs to no pipeline is refused where one is under way in another thread.
     tracks = [track for track in ours if track.caller.runner in (0, threading.get_ident())]
     return _named(wrapped(*args, **kwargs), tracks, named, kwargs.get("sigma"))
@@ -168,7 +169,7 @@ def _named(
 
 
 def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-    if any(session.model is instance for session in _listening()):
+    if any(session.model is instance for session in listening()):
         raise PatchError(
             f"{type(instance).__name__} is patched by autocache, and diffusers' own cache cannot "
             "be stacked on it; call autocache.unpatch(model) first, or do without enable_cache()"
@@ -177,7 +178,7 @@ def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
 
 
 def _altering(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-    for session in _listening():
+    for session in listening():
         if session.model is instance or instance in session.pipelines:
             session.altered()
     return wrapped(*args, **kwargs)
@@ -231,7 +232,7 @@ def listen(session: Session) -> None:
 
 def is_heard_by(session: Session) -> bool:
     """Whether signals are passed on to a session."""
-    return session in _listening()
+    return session in listening()
 
 
 def hear_changes(owner: object) -> None:
@@ -284,4 +285,4 @@ def silence(session: Session | None) -> None:
 
 
 def _others(session: Session | None) -> tuple[weakref.ref[Session], ...]:
-    return tuple(weakref.ref(known) for known in _listening() if known is not session)
+    return tuple(weakref.ref(known) for known in listening() if known is not session)
