@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from autocache.errors import UnknownStrategyError, nearest
+from autocache.errors import UnknownStrategyError
+from autocache.strategy.synonyms import strategy_hint
 
 if TYPE_CHECKING:
     from autocache.strategy.info import StrategyInfo
@@ -53,7 +54,7 @@ def known(name: str) -> None:
         UnknownStrategyError: none has.
     """
     if name not in _HOME:
-        raise UnknownStrategyError(f"no strategy is named {name!r}{nearest(name, _HOME)}")
+        raise UnknownStrategyError(f"no strategy is named {name!r}{strategy_hint(name, _HOME)}")
 
 
 def names() -> list[str]:

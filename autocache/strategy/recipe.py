@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autocache.errors import ParameterError, nearest
+from autocache.errors import ParameterError
 from autocache.runtime.limits import Limits
+from autocache.strategy.synonyms import parameter_hint
 
 if TYPE_CHECKING:
     from autocache.how import How
@@ -153,7 +154,7 @@ def explained(
 def _explain(strategy: type[Strategy], problem: Any) -> str:
     parameter = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        near = nearest(parameter, strategy.model_fields)
+        near = parameter_hint(parameter, strategy.model_fields)
         return f"{strategy.name} has no parameter {parameter!r}{near}"
     if problem["type"] == "missing" and parameter in strategy.model_fields:
         wanted = strategy.model_fields[parameter].description
