@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autocache.cli.model_or_script import ModelOrScript
 from autocache.cli.parser import add_json, examples
-from autocache.cli.workload_options import add_workload, inputs, positive, workload
+from autocache.cli.workload_options import MODEL, add_options, inputs, positive, workload
 from autocache.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -32,13 +33,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
             "autocache compare",
             "autocache compare my_pipeline --prompts prompts.txt --steps 28 --strategy auto",
             "autocache compare --strategy teacache:threshold=0.1 --strategy fast.yaml infer.py "
-            "--args --steps 28",
+            "--steps 28",
         ),
+        usage="%(prog)s [options] [MODEL]\n       %(prog)s [options] SCRIPT.py [ARGUMENT ...]",
     )
-    add_workload(
-        parser,
-        otherwise="or a script that ends in .py and calls a pipeline; default: the bundled one",
+    parser.add_argument(
+        "model",
+        nargs=argparse.REMAINDER,
+        action=ModelOrScript,
+        metavar="MODEL",
+        help=f"{MODEL}, options before or behind it (default: the bundled one); or a script that "
+        "ends in .py and calls a pipeline: what stands behind it are its arguments",
     )
+    add_options(parser)
     parser.add_argument(
         "--strategy",
         action="append",
@@ -73,14 +80,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="of a script, end it after so many calls of its pipeline",
     )
-    parser.add_argument(
-        "--args",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="ARG",
-        help="of a script, its command line: everything behind this",
-    )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, arguments=[])
 
 
 def run(options: argparse.Namespace) -> int:
@@ -92,16 +92,20 @@ def run(options: argparse.Namespace) -> int:
         with ComparisonProgress() as progress:
             found = _compared(options, target, given, progress)
     except KeyboardInterrupt:
-        print(
-            f"\nautocache: what is finished is in {options.out}; the same command goes on there",
-            file=sys.stderr,
-        )
+        print(f"\nautocache: {_left(options.out)}", file=sys.stderr)
         raise
     if options.json:
         print(found.to_json())
     else:
         _show(found)
     return 1 if options.strategy and found.problems else 0
+
+
+def _left(out: Path) -> str:
+    """What an interruption leaves."""
+    if not any((out / "runs").glob("*.json")):
+        return "nothing was finished yet; the same command begins anew"
+    return f"what is finished is in {out}; the same command goes on there"
 
 
 def _compared(
@@ -126,9 +130,8 @@ def _given(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The script or the loaded pipeline, and what is run of it."""
     if options.model and options.model.endswith(".py"):
         return _script(options)
-    for name in ("args", "calls"):
-        if getattr(options, name):
-            raise ParameterError(f"--{name} is for a script that ends in .py")
+    if options.calls:
+        raise ParameterError("--calls is for a script that ends in .py")
     if options.model is None:
         _bundled(options)
     assert options.model is not None
@@ -151,9 +154,10 @@ def _script(options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     for name in ("prompt", "prompts", "steps", "call", "pipeline", "device"):
         if getattr(options, name):
             raise ParameterError(
-                f"--{name} is for a pipeline; what {options.model} draws is said behind --args"
+                f"--{name} is for a pipeline; what {options.model} draws is for its own arguments, "
+                "behind it, to say"
             )
-    return Path(options.model), {"args": options.args, "calls": options.calls}
+    return Path(options.model), {"args": options.arguments, "calls": options.calls}
 
 
 def _bundled(options: argparse.Namespace) -> None:

@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16")
 
 
-def add_workload(parser: argparse.ArgumentParser, otherwise: str = "") -> None:
-    """Add the arguments that `workload` reads.
+MODEL = "directory of a diffusers pipeline, or its id on the hub"
 
-    `otherwise` says what MODEL may be besides, and that it may be left out.
-    """
-    known = "directory of a diffusers pipeline, or its id on the hub"
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?" if otherwise else None,
-        help=f"{known}; {otherwise}" if otherwise else known,
-    )
+
+def add_workload(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `workload` reads."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of them that are options."""
     parser.add_argument(
         "--pipeline", metavar="CLASS", help="a pipeline class of diffusers, if not the model's own"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autocache import demo
-from autocache.cli.main import main
+from autocache.cli.main import build_parser, main
 from autocache.comparison.figures import Comparison, Row
 from autocache.comparison.progress import ComparisonProgress
 from autocache.comparison.table import caption, table
@@ -38,13 +38,44 @@ def test_the_bundled_pipeline_is_compared_where_none_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "model", "arguments", "steps"),
+    [
+        ((), None, [], None),
+        (("--steps", "3"), None, [], 3),
+        (("folder", "--steps", "3"), "folder", [], 3),
+        (("--steps", "3", "folder"), "folder", [], 3),
+        (("--seed", "1", "infer.py", "--steps", "3", "x"), "infer.py", ["--steps", "3", "x"], None),
+        (("infer.py",), "infer.py", [], None),
+        (("--", "infer.py", "--help"), "infer.py", ["--help"], None),
+    ],
+)
+def test_what_follows_a_script_is_the_scripts(words, model, arguments, steps):
+    """As `autocache run` has it; what follows a model is the command's own."""
+    options = build_parser().parse_args(["compare", *words])
+    assert (options.model, options.arguments, options.steps) == (model, arguments, steps)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("folder", "--stepz", "3"), "did you mean '--steps'?"),
+        (("folder", "other"), "unrecognized arguments: other"),
+    ],
+)
+def test_what_follows_a_model_is_checked(words, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(["compare", *words])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--strategy", "teacach"), "'teacache'"),
         (("{here}", "--prompt", "a"), "no model_index.json"),
         (("{model}",), "--prompt TEXT"),
         (("{here}/none.py",), "no such script"),
-        (("{here}/none.py", "--steps", "3"), "--steps is for a pipeline"),
+        (("--steps", "3", "{here}/none.py"), "--steps is for a pipeline"),
         (("--calls", "3"), "--calls is for a script"),
         (("--prompt", "a", "--steps", "2", "--out", "{here}/file/out"), "cannot keep"),
     ],
@@ -63,15 +94,22 @@ def test_a_wrong_command_is_one_line_and_status_2(arguments, said, tmp_path, cap
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    """And ends as interrupted programs do."""
+    """And ends as interrupted programs do; where nothing is finished it names no folder."""
 
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("autocache.comparison.runs.Runs.run", interrupted)
     out = str(tmp_path / "out")
-    assert main(["compare", *QUICK, "--prompt", "a", "--out", out]) == 130
-    assert f"{out}; the same command goes on" in capsys.readouterr().err
+    asked = ["compare", *QUICK, "--prompt", "a", "--strategy", "fora", "--out", out]
+
+    def said_when_interrupted_at(run: str) -> str:
+        def interrupted(_: ComparisonProgress, doing: str, *rest: object) -> None:
+            if doing == run:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(ComparisonProgress, "__call__", interrupted)
+        assert main(asked) == 130
+        return capsys.readouterr().err
+
+    assert "nothing was finished yet" in said_when_interrupted_at("plain")
+    assert f"what is finished is in {out};" in said_when_interrupted_at("fora")
 
 
 def test_a_table_fits_eighty_columns_and_keeps_brackets():
