@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
-from autocache import activation_grammar, activation_imports, log
+from autocache import activation_grammar, activation_imports, activation_unmet, log
 from autocache.errors import AutocacheError, DoesNotApplyError, UnknownModelError
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def _first_rank() -> bool:
 
 
 def _say(text: str) -> None:
+    activation_unmet.met()
     if _first_rank():
         from tqdm import tqdm  # diffusers shows a bar while it loads; a print would land inside it
 

@@ -34,6 +34,10 @@ def activate():
             return
         if os.environ.get("AUTOCACHE_DISABLE", "") not in ("", "0"):
             return
+        if os.environ.get("AUTOCACHE_RUN"):
+            from autocache import activation_unmet
+
+            activation_unmet.watch()
         if "torch" in sys.modules:
             _hand_over()
         else:

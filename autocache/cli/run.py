@@ -7,9 +7,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
+from autocache import activation_unmet
 from autocache.activation_grammar import FILES, off, with_parameters
 from autocache.cli import asked, hook
 from autocache.cli.parser import examples
@@ -24,7 +27,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="run a script with a strategy at work on every model it makes",
         description="Runs a Python script, or with -m a module, in a fresh interpreter with the "
         "variables AUTOCACHE, AUTOCACHE_REPORT and so on set, and ends with its exit status. The "
-        "script needs no change; processes that it starts are accelerated as well.",
+        "script needs no change; processes that it starts are accelerated as well. A line on "
+        "standard error says which model was patched, or at the end that none was.",
         usage="%(prog)s [options] SCRIPT [ARGUMENT ...]\n"
         "       %(prog)s [options] -m MODULE [ARGUMENT ...]",
         epilog=examples(
@@ -49,7 +53,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a report when it ends")
     parser.add_argument(
-        "--stats", type=Path, metavar="FILE", help="write what was computed and skipped, as JSON"
+        "--stats",
+        type=Path,
+        metavar="FILE",
+        help="write what was computed and skipped, as JSON; - prints it as a table",
     )
     parser.add_argument("--specs", type=Path, metavar="DIR", help="a directory of specs to add")
     parser.add_argument("--log", choices=LEVELS, type=str.lower, help="how much to say")
@@ -61,7 +68,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="run a module in place of a script",
     )
     parser.add_argument(
-        "script", nargs=argparse.REMAINDER, metavar="SCRIPT", help="and its arguments"
+        "script",
+        nargs=argparse.REMAINDER,
+        metavar="SCRIPT",
+        help="the script; what stands behind it are its arguments",
     )
     parser.set_defaults(run=run)
 
@@ -73,7 +83,9 @@ def run(options: argparse.Namespace) -> int:
         ParameterError: there is no such script or module, or the request is not valid.
     """
     program = _program(options)
-    environment = dict(os.environ) | variables(options)
+    # A file that is not there yet: whether any process of the program has met a model.
+    note = Path(tempfile.gettempdir()) / f"autocache-run-{uuid.uuid4().hex}"
+    environment = dict(os.environ) | variables(options) | {activation_unmet.VARIABLE: str(note)}
     if not hook.live():
         environment = hook.started_without(environment)
     command = [sys.executable, *program]

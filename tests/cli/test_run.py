@@ -121,12 +121,35 @@ def test_where_the_hook_is_off_it_acts_all_the_same(tmp_path):
     ("body", "status"), [("raise SystemExit(7)", 7), ("1 / 0", 1), ("pass", 0)]
 )
 def test_the_exit_status_is_the_scripts(tmp_path, body, status):
-    """And a traceback is the script's own, with nothing of autocache in it."""
+    """And a traceback is the script's own, with nothing of autocache in it; else the last line
+    says that the script made no model."""
     (tmp_path / "s.py").write_text(body)
-    done = run("s.py", cwd=tmp_path)
+    done = run("s.py", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == status
-    assert "autocache" not in done.stderr
-    assert ("ZeroDivisionError" in done.stderr) == (status == 1)
+    unmet = "autocache: nothing was patched: the program never imported torch\n"
+    if status == 1:
+        assert "ZeroDivisionError" in done.stderr
+        assert "autocache" not in done.stderr
+    else:
+        assert done.stderr == unmet
+    assert [file.name for file in tmp_path.iterdir()] == ["s.py"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("import torch", ["autocache specs draft", "autocache doctor"]),
+        (CHILD.replace("build(), sys.argv[1:])", '"child" in sys.argv and build())'), []),
+    ],
+)
+def test_the_closing_line_is_of_the_script_and_all_that_it_starts(tmp_path, body, said):
+    """It says what helps a model of one's own; a model that a child makes has been met."""
+    (tmp_path / "s.py").write_text(body)
+    done = run("--strategy", "fora", "s.py", cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert ("nothing was patched" in done.stderr) == bool(said)
+    assert all(words in done.stderr for words in said)
+    assert [file.name for file in tmp_path.iterdir()] == ["s.py"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

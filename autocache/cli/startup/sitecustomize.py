@@ -24,8 +24,9 @@ def _activate() -> None:
     try:
         if importlib.util.find_spec("autocache") is None:
             sys.path.append(PACKAGE)
-        from autocache import activation
+        from autocache import activation, activation_unmet
 
+        activation_unmet.watch()
         activation.install()
     except Exception as error:  # never the end of an interpreter that has other things to do
         print(f"autocache: not active: {type(error).__name__}: {error}", file=sys.stderr)
