@@ -52,6 +52,8 @@ class RunStats:
     """The sum over all branches; None where it is known of none of them."""
     times: TimeUse = field(default_factory=TimeUse)
     """Where the time of the pipeline's calls went."""
+    dry_run: bool = False
+    """Everything was computed; branches and steps say what would have been skipped."""
     warnings: tuple[str, ...] = ()
     """What a user should know: nothing skipped, a limit hit, another library in the way."""
 
@@ -70,6 +72,7 @@ class RunStats:
             "profile": self.profile,
             "model": self.model,
             "spec_file": self.spec_file,
+            "dry_run": self.dry_run,
             "generations": self.generations,
             "passes": self.passes,
             "not_finite": self.not_finite,
@@ -88,10 +91,11 @@ class RunStats:
             ("model", self.model),
             ("spec", self.spec_file or "given in memory"),
             ("generations", f"{self.generations}, {self.passes} denoiser calls"),
-            ("denoiser calls run", str(self.denoiser)),
+            *stats_rows.of_steps(self),
             ("block calls run", str(self.blocks)),
             ("attention calls run", str(self.attention)),
             ("feed-forward calls run", str(self.feed_forward)),
+            *stats_rows.of_dry_run(self),
             *stats_rows.of_time(self),
             *stats_rows.of_distance(self),
             *self.memory.rows().items(),
@@ -132,6 +136,7 @@ def collect(sessions: Sequence[Session]) -> RunStats:
         ),
         seconds_saved=sum(saved) if saved else None,
         times=time_use.of(totals),
+        dry_run=any(s.dry_run for s in sessions),
         branches=tuple(tally.stats() for t in totals for tally in t.tallies),
         warnings=stats_warnings.collect(sessions),
         bytes_held=memory.held,

@@ -35,7 +35,8 @@ def _idle(sessions: Sequence[Session], records: Sequence[StepRecord]) -> list[st
     skipped = any(tally.partial for s in sessions for tally in s.totals.tallies)
     if not records or not meant_to or skipped or any(record.skips for record in records):
         return []
-    return [f"nothing was skipped: {_why_idle(records)}"]
+    done = "would have been" if any(s.dry_run for s in sessions) else "was"
+    return [f"nothing {done} skipped: {_why_idle(records)}"]
 
 
 def _why_idle(records: Sequence[StepRecord]) -> str:
@@ -49,9 +50,11 @@ def _why_idle(records: Sequence[StepRecord]) -> str:
         )
     if not free:
         steps = max(record.step for record in records) + 1
+        empty = any(record.forced == "nothing kept" for record in records)
         return (
             f"the limits of the strategy (warm-up, last steps, window) compute every step of "
             f"generations of {steps} steps"
+            + (", or its places kept nothing that could stand in" if empty else "")
         )
     return "its rule had every step computed"
 

@@ -19,21 +19,17 @@ def share(run: Run, kind: str) -> float | None:
 
 def is_dry(run: Run) -> bool:
     """Whether it was a dry run: steps say what would have been done, and at what error."""
-    steps = run.get("steps") or ()
-    return any(
-        step.get("error") is not None and not step.get("blocks_skipped") and not step.get("whole")
-        for step in steps
-    )
+    return bool(run.get("dry_run"))
 
 
 def skipped(run: Run) -> bool:
     """Whether anything was filled in, or would have been."""
-    steps = run.get("steps") or ()
-    return any(
-        step.get("action", "computed") != "computed"
-        or any(done != "computed" for done in (step.get("sites") or {}).values())
-        for step in steps
-    )
+    return any(_skips(step) for step in run.get("steps") or ())
+
+
+def _skips(step: Run) -> bool:
+    done = (step.get("action", "computed"), *(step.get("sites") or {}).values())
+    return any(action != "computed" for action in done)
 
 
 def seconds(run: Run, name: str) -> float | None:
@@ -53,7 +49,7 @@ def answer(run: Run) -> list[str]:
         return ["Nothing was run yet: the pipeline was not called since it was patched."]
     if is_dry(run):
         steps = run["steps"]
-        would = sum(step.get("action") != "computed" for step in steps)
+        would = sum(_skips(step) for step in steps)
         return [
             f"This was a dry run: everything was computed. Something would have been skipped in "
             f"{would} of {len(steps)} denoiser calls."

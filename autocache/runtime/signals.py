@@ -7,18 +7,17 @@ schedulers that a patched pipeline holds, and go with the last patch.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from autocache.errors import PatchError
-from autocache.runtime import runs
+from autocache.runtime import components, runs
 from autocache.runtime.changes import ALTERING
 from autocache.runtime.intercept import original_class
 from autocache.runtime.schedulers import SCHEDULER, has_denoiser
@@ -120,7 +119,8 @@ def _generate(
         for session in serving:
             session.started()
         try:
-            result = wrapped(*args, **kwargs)
+            with components.timed(instance, [session.model for session in serving]):
+                result = wrapped(*args, **kwargs)
             if call is not None and call.end():
                 for session in serving:
                     if session.enabled:
@@ -148,24 +148,36 @@ def _progress_bar(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -
 
 def _cache_context(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
     named = kwargs.get("name", args[0] if args else None)
-    ours = [session.track for session in listening() if session.model is instance]
-    # A call that belongs to no pipeline is refused where one is under way in another thread.
-    tracks = [track for track in ours if track.caller.runner in (0, threading.get_ident())]
-    return _named(wrapped(*args, **kwargs), tracks, named, kwargs.get("sigma"))
+    here = threading.get_ident()
+    tracks = []
+    for session in listening():
+        if session.model is instance:
+            track = session.track
+            # A call that belongs to no pipeline is refused where one is under way elsewhere.
+            if track.caller.runner in (0, here):
+                tracks.append(track)
+    context = wrapped(*args, **kwargs)
+    return _Named(context, tracks, named, kwargs.get("sigma")) if tracks else context
 
 
-@contextlib.contextmanager
-def _named(
-    context: Any, tracks: list[Track], name: str | None, sigma: float | None
-) -> Iterator[Any]:
-    with context as value:
-        for track in tracks:
-            track.clock.context, track.sigma = name, sigma
-        try:
-            yield value
-        finally:
-            for track in tracks:
-                track.clock.context = track.sigma = None
+class _Named:
+    """A `cache_context` of diffusers, and within it the guidance branch that it names."""
+
+    def __init__(
+        self, context: Any, tracks: list[Track], name: str | None, sigma: float | None
+    ) -> None:
+        self.context, self.tracks, self.name, self.sigma = context, tracks, name, sigma
+
+    def __enter__(self) -> Any:
+        value = self.context.__enter__()
+        for track in self.tracks:
+            track.clock.context, track.sigma = self.name, self.sigma
+        return value
+
+    def __exit__(self, *error: Any) -> Any:
+        for track in self.tracks:
+            track.clock.context = track.sigma = None
+        return self.context.__exit__(*error)
 
 
 def _enable_cache(wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:

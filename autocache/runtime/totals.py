@@ -11,7 +11,7 @@ from autocache.runtime.record import StepRecord
 from autocache.runtime.tally import Tally
 
 if TYPE_CHECKING:
-    from autocache.runtime.pipeline_call import PipelineCall
+    from autocache.runtime.pipeline_call import Phase, PipelineCall
 
 KEPT_RECORDS = 4096
 """Denoiser calls whose record is kept, the latest ones; totals count all."""
@@ -41,6 +41,8 @@ class Totals:
         self._saved: float | None = None
         self.pipeline_calls = 0
         self.call = self.denoiser = self.before = self.after = 0.0
+        self.others: dict[tuple[Phase, str], float] = {}
+        """Seconds of the pipeline's other components."""
 
     @property
     def records(self) -> tuple[StepRecord, ...]:
@@ -100,6 +102,8 @@ class Totals:
             self.denoiser += call.denoiser
             self.before += call.before
             self.after += call.after
+            for key, took in call.others().items():
+                self.others[key] = self.others.get(key, 0.0) + took
 
     def clear(self) -> None:
         """Count from nothing again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,32 @@ def test_a_spec_of_ones_own_is_enough(run_python: Run, tmp_path: Path) -> None:
     (entry,) = json.loads((tmp_path / "stats.json").read_text())
     assert entry["passes"] == 10
     assert entry["block_calls"]["run"] < entry["block_calls"]["total"] == 40
+
+
+def test_statistics_may_be_a_table_at_the_end(run_python: Run, tmp_path: Path) -> None:
+    """AUTOCACHE_STATS=- prints on standard error, leaves the output alone and writes no file."""
+    (tmp_path / "my_models.py").write_text(OWN_MODEL)
+    (tmp_path / "MyTransformer.yaml").write_text(OWN_SPEC)
+    done = run_python(
+        "-c",
+        OWN_LOOP + "import os\nprint('last line', file=sys.stderr)\nprint(os.listdir())",
+        tmp_path,
+        AUTOCACHE="dit_block:step_interval=2,step_start=1",
+        AUTOCACHE_SPECS=str(tmp_path),
+        AUTOCACHE_STATS="-",
+    )
+    assert done.stdout.split() == ["False", "[]"]
+    table = dict(re.split(" {2,}", row, maxsplit=1) for row in at_end(done.stderr).splitlines())
+    assert table["strategy"] == "dit_block"
+    assert table["generations"] == "1, 10 denoiser calls"
+    ran = re.fullmatch(r"(\d+) of 40 \(\d+\.\d%\)", table["block calls run"])
+    assert ran
+    assert int(ran[1]) < 40
+    assert "r" in table["last generation"]
+
+
+def at_end(said: str) -> str:
+    return said.partition("last line\n")[2]
 
 
 UNDESCRIBED = (

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 from pipelines.tiny_pipelines import make, run
 
 import autocache
+from autocache.reporting import answer
 from autocache.runtime.record import StepRecord
 from autocache.runtime.tally import Tally
 
@@ -101,7 +104,7 @@ def test_threshold_is_what_the_distance_was_compared_with():
     assert measured
     assert {s.threshold for s in measured} == {0.3}
     free = [s for s in measured if s.forced is None]
-    assert all((s.action == "reused") == (s.distance < 0.3) for s in free)
+    assert all((s.action == "reused") == ((s.distance or 0.0) < 0.3) for s in free)
 
 
 def _warnings(patch: Any) -> str:
@@ -124,6 +127,81 @@ def test_warnings_name_what_is_amiss():
     with autocache.patched(pipe, "fora") as patch:
         run(pipe, steps=10)
         assert not patch.stats().warnings
+
+
+def test_a_memory_limit_that_was_hit_is_a_warning():
+    """While places found no room; none where there is room for all."""
+    pipe = make("flux")
+    for limit, told in (("4KiB", True), ("1GiB", False)):
+        with autocache.patched(pipe, "fora", interval=2, memory_limit=limit) as patch:
+            run(pipe, steps=8)
+            stats = patch.stats()
+        assert stats.bytes_peak <= (stats.memory.limit or 0)
+        said = re.search(r"memory_limit=4 KiB: .* (\d+) of \d+ places", "".join(stats.warnings))
+        assert bool(said) == told, stats.warnings
+
+
+def _around(**given: Any) -> tuple[torch.Tensor]:
+    """A forward that runs no block."""
+    return (torch.zeros_like(given["hidden_states"]),)
+
+
+def test_a_denoiser_that_runs_none_of_its_places_is_a_warning(monkeypatch):
+    """As when a forward put over the model's own goes around its blocks."""
+    pipe = make("flux")
+    with autocache.patched(pipe, "fbcache", threshold=9.0) as patch:
+        run(pipe, steps=6)
+        assert not patch.stats().warnings
+        patch.reset()
+        with monkeypatch.context() as undo:
+            undo.setattr(pipe.transformer, "forward", _around)
+            run(pipe, steps=6)
+            stats = patch.stats()
+        assert stats.passes == 6
+        said = re.search(r"(\d+) calls came past none of the places", "".join(stats.warnings))
+        assert said
+        assert 0 < int(said[1]) <= 6
+
+
+def test_what_kept_nothing_is_not_blamed_on_limits_alone(monkeypatch):
+    """A fixed schedule whose places never come has nothing to skip with."""
+    pipe = make("flux")
+    with autocache.patched(pipe, "dit_block", step_interval=2, step_start=1) as patch:
+        with monkeypatch.context() as undo:
+            undo.setattr(pipe.transformer, "forward", _around)
+            run(pipe, steps=6)
+        said = "".join(patch.stats().warnings)
+    assert "nothing was skipped: " in said
+    assert "or its places kept nothing that could stand in" in said
+
+
+@pytest.mark.parametrize(("threshold", "skips"), [(0.5, True), (1e-9, False)])
+def test_a_dry_run_says_that_it_was_one(threshold, skips):
+    """With what would have been skipped, and at what error; and in JSON and the answer as well."""
+    pipe = make("flux")
+    with autocache.patched(pipe, "fbcache", threshold=threshold, dry_run=True) as patch:
+        run(pipe, steps=10)
+        stats = patch.stats()
+    would = [step for step in stats.steps if step.skips]
+    assert stats.dry_run
+    assert bool(would) == skips
+    assert stats.blocks.share == 1.0
+    table = str(stats)
+    assert f"everything was computed; {len(would)} of {len(stats.steps)} denoiser calls" in table
+    assert ("error if skipped" in table) == skips
+    assert "nothing was skipped" not in table
+    assert ("nothing would have been skipped" in table) != skips
+    assert "saved by a dry run" in table
+    told = json.loads(json.dumps(stats.to_dict(), default=str))
+    assert told["dry_run"] is True
+    assert answer.answer(told) == [
+        f"This was a dry run: everything was computed. Something would have been skipped in "
+        f"{len(would)} of {len(stats.steps)} denoiser calls."
+    ]
+    with autocache.patched(pipe, "fbcache", threshold=threshold) as patch:
+        run(pipe, steps=10)
+        assert not patch.stats().dry_run
+        assert "dry run" not in str(patch.stats())
 
 
 def test_a_patch_that_another_library_displaced_says_so(monkeypatch):
