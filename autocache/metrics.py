@@ -16,6 +16,9 @@ from autocache.errors import AutocacheError
 if TYPE_CHECKING:
     import numpy as np
 
+SMALLEST = 11
+"""Pixels that the window of SSIM needs along each side of a picture."""
+
 
 def _pair(reference: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np

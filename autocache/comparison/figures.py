@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from autocache.demo.report import plain_json
-from autocache.metrics import mean_psnr, psnr, relative_l1, ssim
+from autocache.metrics import SMALLEST, mean_psnr, psnr, relative_l1, ssim
 
 if TYPE_CHECKING:
     import numpy as np
-
-SMALLEST = 11
-"""Side in pixels of the window of SSIM."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,17 @@ def times(run: Run) -> dict[str, float]:
     return {name: took for name in given if (took := number(given[name])) is not None}
 
 
+def components(run: Run, *phases: str) -> dict[str, float]:
+    """Seconds of the components that are no denoisers, by name, in phases of the call."""
+    given = ((run.get("seconds") or {}).get("pipeline") or {}).get("components") or ()
+    found: dict[str, float] = {}
+    for part in given:
+        took = number(part.get("seconds"))
+        if part.get("phase") in phases and took is not None:
+            found[part["name"]] = found.get(part["name"], 0.0) + took
+    return found
+
+
 def answer(run: Run) -> list[str]:
     """What a reader wants to know first, a sentence each."""
     if not run.get("passes"):
@@ -98,6 +109,15 @@ def _whole(run: Run, saved: float) -> list[str]:
     )
     limit = (
         f" {rest:.2f} s of it ({rest / call:.0%}) were outside the denoiser, where caching saves "
-        "nothing."
+        f"nothing{_most(run, rest)}."
     )
     return [said + limit]
+
+
+def _most(run: Run, rest: float) -> str:
+    """The component that took most of the time outside the denoiser, where one took half."""
+    parts = components(run, "before", "between", "after")
+    name = max(parts, key=lambda part: parts[part], default="")
+    if not name or parts[name] < rest / 2:
+        return ""
+    return f": {parts[name]:.2f} s in {name}"

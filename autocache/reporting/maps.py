@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-LETTERS = {"computed": "C", "reused": "r", "predicted": "p"}
+from autocache.stats_rows import LETTERS
+
 CELLS = 20_000
 """Most cells on a page, those of the latest generations: more would stall a browser."""
 

@@ -20,8 +20,6 @@ SIDE = 384
 SHOWN = 8
 """Most pictures, or frames of a video, on the page."""
 GAIN = 4
-SMALLEST = 11
-"""Pixels that SSIM's window needs along a side."""
 
 
 def compare(
@@ -73,7 +71,7 @@ def _chosen(clips: int, frames: int) -> list[tuple[int, int]]:
 def _scores(before: np.ndarray, after: np.ndarray) -> list[dict[str, float | None]]:
     left, right = (clips.reshape(-1, *clips.shape[2:]) for clips in (before, after))
     similar: Sequence[float | None] = [None] * len(left)
-    if min(left.shape[1:3]) >= SMALLEST:
+    if min(left.shape[1:3]) >= metrics.SMALLEST:
         similar = metrics.ssim(left, right)
     decibels = metrics.psnr(left, right)
     return [{"psnr": p, "ssim": s} for p, s in zip(decibels, similar, strict=True)]
@@ -83,15 +81,12 @@ def summary(scores: list[dict[str, float | None]]) -> dict[str, Any]:
     """Over all pictures; None throughout where there is nothing to compare with."""
     if not scores:
         return {"psnr": None, "psnr_worst": None, "identical": 0, "ssim": None}
-    decibels = [score["psnr"] for score in scores]
+    decibels = [score["psnr"] for score in scores if score["psnr"] is not None]
     similar = [score["ssim"] for score in scores if score["ssim"] is not None]
-    finite = [value for value in decibels if value is not None and math.isfinite(value)]
-    # A mean over identical pictures too would be infinite, whatever the others are.
-    mean = sum(finite) / len(finite) if finite else math.inf
     return {
-        "psnr": mean,
-        "psnr_worst": min(value for value in decibels if value is not None),
-        "identical": len(decibels) - len(finite),
+        "psnr": metrics.mean_psnr(decibels),
+        "psnr_worst": min(decibels),
+        "identical": decibels.count(math.inf),
         "ssim": sum(similar) / len(similar) if similar else None,
     }
 

@@ -153,11 +153,17 @@ def _time(run: Mapping[str, Any]) -> list[Share]:
     call = spent.get("call")
     if not call:
         return []
-    return [
-        Share(name, f"{spent[key]:.2f} s, {spent[key] / call:.0%}", _part(spent[key], call))
-        for key, name in PARTS.items()
-        if key in spent
-    ]
+    found = []
+    for phase, name in PARTS.items():
+        if phase in spent:
+            found.append(_spent(name, spent[phase], call))
+        parts = answer.components(run, phase)
+        found += [_spent(f"of which {part}", took, call) for part, took in parts.items()]
+    return found
+
+
+def _spent(name: str, took: float, call: float) -> Share:
+    return Share(name, f"{took:.2f} s, {took / call:.0%}", _part(took, call))
 
 
 def _part(value: float, whole: float) -> float:

@@ -18,6 +18,7 @@ from PIL import Image
 import autocache
 from autocache.cli.main import main
 from autocache.errors import AutocacheError, PatchError
+from autocache.reporting import answer, pictures
 from autocache.reporting.charts import ticks
 from autocache.reporting.document import read
 from autocache.reporting.page import page
@@ -79,6 +80,32 @@ def test_the_share_of_calls_is_that_of_hooks(ran: Ran, html: str) -> None:
     assert f"{run / total:.0%} of the block calls were run" in html
 
 
+def test_the_time_outside_the_denoiser_is_told_by_component(ran: Ran, html: str) -> None:
+    """As the stats measured it, below its phase; the answer names what took most of it."""
+    call = ran.patch.stats().times.call or 0.0
+    parts = ran.patch.stats().times.components
+    assert {part.name for part in parts} == {"text_encoder", "text_encoder_2", "vae.decode"}
+    for part in parts:
+        assert f"of which {part.name}" in html
+        assert f"{part.seconds:.2f} s, {part.seconds / call:.0%}" in html
+    shown = ["before the first step", "of which text_encoder", "after the last step"]
+    assert sorted(shown, key=html.index) == shown
+    run = ran.patch.stats().to_dict()
+    run["seconds"] = {
+        "denoiser": 6.0,
+        "saved": 2.0,
+        "pipeline": {
+            "call": 8.0,
+            "denoiser": 6.0,
+            "components": [
+                {"name": "text_encoder", "phase": "before", "seconds": 0.5},
+                {"name": "vae.decode", "phase": "after", "seconds": 1.25},
+            ],
+        },
+    }
+    assert answer.answer(run)[-1].endswith("where caching saves nothing: 1.25 s in vae.decode.")
+
+
 def test_psnr_and_ssim_are_those_of_skimage(ran: Ran, written: Path) -> None:
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -93,6 +120,16 @@ def test_psnr_and_ssim_are_those_of_skimage(ran: Ran, written: Path) -> None:
             use_sample_covariance=False,
         )  # fmt: skip
         assert entry["ssim"] == pytest.approx(similar, abs=1e-4)
+
+
+def test_the_mean_is_over_the_pictures_that_differ() -> None:
+    """An identical one, infinitely close, would hide what the others are."""
+    plain, noise = np.full((3, 16, 16, 3), 0.5), np.zeros((3, 16, 16, 3))
+    noise[1], noise[2] = 0.1, 0.01
+    found = pictures.compare(plain + noise, plain)
+    assert (found["psnr"], found["psnr_worst"]) == pytest.approx((30.0, 20.0))
+    assert found["identical"] == 1
+    assert pictures.compare(plain, plain)["psnr"] == float("inf")
 
 
 def test_the_pictures_and_their_difference_are_in_it(ran: Ran, written: Path) -> None:
