@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autocache.cli.inert import inert
 from autocache.cli.parser import add_json, examples
+from autocache.cli.telling import telling
 from autocache.cli.workload_options import add_workload, workload
 from autocache.errors import ParameterError
 
@@ -73,9 +74,7 @@ def run(options: argparse.Namespace) -> None:
         raise ParameterError(f"{options.output} exists; the tables are written to a new file")
     given = workload(options)
     count = len(given.inputs)
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"drawing {count} inputs once, without cache") as status:
+    with telling("calibrate", f"drawing {count} inputs once, without cache") as tell:
         made = calibrate(
             given.pipe,
             given.inputs,
@@ -89,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
             min_r2=options.min_r2,
             force=options.force,
             id=options.id,
-            tell=lambda done: status.update(f"{done} of {count} inputs drawn, without cache"),
+            tell=lambda done: tell(f"{done} of {count} inputs drawn, without cache"),
         )
     print(made.report, file=sys.stderr)
     specs = made.write(options.spec_out) if options.spec_out else []

@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
+from autocache.cli import asked
 from autocache.cli.parser import add_json, examples
+from autocache.cli.telling import telling
 
 WRITTEN = "where pictures, table, figures and step records go (default: %(default)s)"
 
@@ -56,9 +58,12 @@ def run(options: argparse.Namespace) -> None:
     from autocache.demo.run import STRATEGIES
     from autocache.demo.run import run as run_demo
 
+    for strategy in options.strategy or ():
+        asked.check(strategy)  # Before anything is drawn.
     # What a machine reads is alone on standard output.
     console = Console(stderr=options.json)
-    with console.status("starting") as status:
+    # A run tells "teacache: step 3 of 28"; the run alone is worth a line of a log.
+    with telling("demo", "starting", part=lambda doing: doing.rpartition(": ")[0] or doing) as tell:
         figures = run_demo(
             options.out,
             options.strategy or STRATEGIES,
@@ -66,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
             options.steps,
             seed=options.seed,
             guidance=options.guidance,
-            tell=status.update,
+            tell=tell,
         )
     if options.json:
         print(json.dumps(report.plain_json(figures), indent=2))

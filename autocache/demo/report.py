@@ -57,6 +57,12 @@ def _decibels(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "identical"
 
 
+def _psnr(mean: float, worst: float) -> str:
+    if mean == worst == math.inf:
+        return "identical"
+    return f"{_decibels(mean)} / {_decibels(worst)}"
+
+
 def rows(figures: Mapping[str, Any]) -> list[list[str]]:
     """The table's cells, one row per run, plain first."""
     plain = figures["plain"]
@@ -71,7 +77,7 @@ def rows(figures: Mapping[str, Any]) -> list[list[str]]:
                 f"{run['time_ratio']:.2f}x",
                 _percent(run["blocks_run"]),
                 _percent(run["attention_run"]),
-                f"{_decibels(run['psnr_mean'])} / {_decibels(run['psnr_worst'])}",
+                _psnr(run["psnr_mean"], run["psnr_worst"]),
                 f"{run['ssim']:.4f}",
                 _percent(run["attributes"]["right"]),
             ]
@@ -81,8 +87,9 @@ def rows(figures: Mapping[str, Any]) -> list[list[str]]:
 
 def caption(figures: Mapping[str, Any]) -> str:
     """One line on what was run."""
+    prompts = f"{figures['prompts']} held-out prompt{'' if figures['prompts'] == 1 else 's'}"
     return (
-        f"{figures['prompts']} held-out prompts in one batch, {figures['steps']} steps, "
+        f"{prompts} in one batch, {figures['steps']} steps, "
         f"seed {figures['seed']}, guidance {figures['guidance']:g}; figures against the plain run"
     )
 
@@ -96,11 +103,15 @@ def markdown(figures: Mapping[str, Any]) -> str:
 
 def table(figures: Mapping[str, Any]) -> Table:
     """The table for a terminal."""
+    from rich import box
     from rich.table import Table
 
-    shown = Table(caption=caption(figures))
+    shown = Table(caption=caption(figures), box=box.SIMPLE_HEAD, pad_edge=False)
     for place, heading in enumerate(HEADINGS):
-        shown.add_column(heading, justify="right" if place else "left")
+        # In two lines, so that eighty columns hold them.
+        first, _, rest = heading.partition(" ")
+        lines = f"{first}\n{rest}" if rest else first
+        shown.add_column(lines, justify="right" if place else "left", no_wrap=bool(place))
     for cells in rows(figures):
         shown.add_row(*cells)
     return shown

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from autocache.cli.main import main
 from autocache.demo import report
@@ -58,6 +59,23 @@ def test_markdown_has_a_row_per_run() -> None:
     assert lines[2].startswith("| plain | 1.00x |")
     assert lines[3].startswith("| only 14 steps | 2.00x | 40.0% | 50.0% | 40.0 / 31.2 |")
     assert lines[4] == "| teacache | 2.00x | 40.0% | - | identical / 31.2 | 0.9800 | 90.0% |"
+
+
+def test_a_terminal_of_eighty_columns_shows_every_word() -> None:
+    """Identical pictures are one word, and nothing is cut off."""
+    shown = figures()
+    identical = {**shown["strategies"]["teacache"], "psnr_worst": math.inf, "attention_run": 1.0}
+    shown |= {"prompts": 1, "strategies": {"tuned_3x": identical}}
+    shown["fewer_steps"] |= {"psnr_mean": 43.5, "psnr_worst": 38.0}
+    console = Console(width=80)
+    with console.capture() as drawn:
+        console.print(report.table(shown))
+    text = drawn.get()
+    assert "…" not in text
+    assert "identical" in text
+    assert "43.5 / 38.0" in text
+    assert "attributes" in text
+    assert "1 held-out prompt in one batch" in text
 
 
 def test_json_has_no_infinity() -> None:
