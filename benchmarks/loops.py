@@ -1,0 +1,72 @@
+"""A denoiser in a plain loop with its scheduler: what a pipeline does between its encoders."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Loop:
+    """A denoiser, what drives it, and what it is called on beside latent and timestep."""
+
+    model: nn.Module
+    scheduler: Any
+    pipeline: Any
+    """Holds both, so that a patch of it hears the scheduler."""
+    latent: torch.Tensor
+    branches: dict[str, dict[str, Any]]
+    """The arguments of each guidance branch, by the branch's name: one call a step for each."""
+    latent_name: str = "hidden_states"
+    time_scale: float = 1.0
+    """What the model is told of a timestep: so many times the scheduler's."""
+    batched: bool = False
+    """Two guidance branches are the halves of one batch."""
+    timesteps: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `set_timesteps`."""
+
+    @torch.no_grad()
+    def run(self, steps: int, between: Callable[[], None] = lambda: None) -> list[torch.Tensor]:
+        """The latents of one generation; `between` is called before the first step, after each."""
+        between()
+        latents = []
+        for latent in self.advance(steps):
+            latents.append(latent)
+            between()
+        return latents
+
+    def advance(self, steps: int) -> Iterator[torch.Tensor]:
+        """A generation, step by step, to take turns with others."""
+        self.scheduler.set_timesteps(steps, device=self.latent.device, **self.timesteps)
+        # As pipelines do: else a scheduler looks for its place at the first step, and waits.
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(0)
+        latent = self.latent * float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+        for time in self.scheduler.timesteps:
+            latent = self._step(latent, time)
+            yield latent
+
+    def _step(self, latent: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        given = torch.cat([latent, latent]) if self.batched else latent
+        if hasattr(self.scheduler, "scale_model_input"):
+            given = self.scheduler.scale_model_input(given, time)
+        told = (time * self.time_scale).expand(given.shape[0]).to(_time_type(time, given))
+        outputs = []
+        for name, arguments in self.branches.items():
+            context: Any = getattr(self.model, "cache_context", None)
+            with context(name) if context else contextlib.nullcontext():
+                call = {self.latent_name: given, "timestep": told, **arguments}
+                outputs.append(self.model(**call, return_dict=False)[0])
+        if self.batched:
+            outputs = list(outputs[0].chunk(2))
+        guided = outputs[0] if len(outputs) == 1 else outputs[1] + 4 * (outputs[0] - outputs[1])
+        return self.scheduler.step(guided, time, latent, return_dict=False)[0]
+
+
+def _time_type(time: torch.Tensor, given: torch.Tensor) -> torch.dtype:
+    return given.dtype if time.is_floating_point() else time.dtype
