@@ -63,13 +63,15 @@ class MemoryLimitError(AutocacheError):
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """A clause naming the nearest valid word, or all of them when none is near.
+    """A clause naming the nearest valid word, or where none is near those that it is a part of, or
+    all of them.
 
     >>> nearest("teacach", ["teacache", "attention"])
     "; did you mean 'teacache'?"
     """
     names = list(valid)
+    within = [name for name in names if len(word) > 2 and word.lower() in name.lower()]
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; expected one of: {', '.join(sorted(names))}" if names else ""
+    return f"; expected one of: {', '.join(sorted(within or names))}" if names else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,10 +152,15 @@ def _load(options: argparse.Namespace) -> Any:
     cls = _class(options.pipeline)
     where = device.require(options.device or device.default())
     try:
-        pipe = cls.from_pretrained(options.model, torch_dtype=getattr(torch, options.dtype))
+        with warnings.catch_warnings():
+            # Newer releases of diffusers have another name for it, which older ones do not know.
+            warnings.filterwarnings("ignore", ".*torch_dtype", FutureWarning)
+            pipe = cls.from_pretrained(options.model, torch_dtype=getattr(torch, options.dtype))
         pipe = pipe.to(where)
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise ParameterError(f"cannot load the pipeline {options.model}: {error}") from error
+        there = Path(options.model).exists()
+        place = "" if there else "there is no such directory here, and as an id on the hub: "
+        raise ParameterError(f"cannot load the pipeline {options.model}: {place}{error}") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -18,14 +18,16 @@ def parsed(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def test_a_pipeline_is_loaded_and_called_as_told():
-    """The directory's own class, the steps and arguments of the command line, and its seed."""
+def test_a_pipeline_is_loaded_and_called_as_told(recwarn):
+    """The directory's own class, the steps and arguments of the command line, and its seed; no
+    warning that is for us and not for the user."""
     options = parsed(
         *(demo.path(), "--prompt", "a red circle", "--prompt", "a blue square", "--steps", "2"),
         *("--call", "height=32", "--call", "width=32", "--call", "max_sequence_length=24"),
         *("--seed", "5", "--batch", "1", "--device", "cpu"),
     )
     made = workload(options)
+    assert not [one for one in recwarn if "torch_dtype" in str(one.message)]
     assert isinstance(made.pipe, diffusers.FluxPipeline)
     calls = list(made.calls())
     assert [call["prompt"] for call in calls] == [["a red circle"], ["a blue square"]]
@@ -85,6 +87,8 @@ def test_what_is_missing_is_said(tmp_path):
         inputs(parsed("model", "--prompts", str(tmp_path / "none.txt")))
     with pytest.raises(ParameterError, match="cannot load the pipeline"):
         workload(parsed(str(tmp_path), "--prompt", "a"))
+    with pytest.raises(ParameterError, match="no such directory here"):
+        workload(parsed(str(tmp_path / "none"), "--prompt", "a"))
     with pytest.raises(ParameterError, match="'FluxPipeline'"):
         workload(parsed("model", "--prompt", "a", "--pipeline", "FluxPipelin"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autocache.errors import SpecError, UnknownModelError
+from autocache.errors import SpecError, UnknownModelError, nearest
 from autocache.spec import registry
 from autocache.spec.schema import Spec
 
@@ -96,6 +96,13 @@ def test_an_undescribed_model_is_named_with_the_way_out() -> None:
     assert "elsewhere:DiTTransformerModel; did you mean 'DiTTransformer2DModel'?" in text
     assert "pass spec=" in text
     assert registry.find(other) is None
+
+
+def test_a_part_of_a_name_offers_the_names_it_is_in() -> None:
+    """And not all that there are."""
+    known = ["Flux2Transformer2DModel", "FluxTransformer2DModel", "WanTransformer3DModel"]
+    assert nearest("flux", known) == f"; expected one of: {known[0]}, {known[1]}"
+    assert nearest("xyz", known) == f"; expected one of: {', '.join(known)}"
 
 
 def test_an_unknown_spec_name_offers_the_nearest() -> None:
