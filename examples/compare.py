@@ -1,5 +1,6 @@
 """Several strategies on the same prompts and noise: speed against quality, and fewer steps beside.
 
+    pip install '.[report]'
     python examples/compare.py
 
 Writes pictures, a plot and the figures to `build/examples/compare`; run again, it goes on with what

@@ -1,5 +1,6 @@
 """Finds the best way to run a pipeline three times as fast, and writes it as a profile.
 
+    pip install '.[tune]'
     python examples/tune.py
 
 Few prompts and trials, so that it is done in a minute; two dozen prompts find better profiles. The

@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "model",
         nargs=argparse.REMAINDER,
         action=ModelOrScript,
-        metavar="MODEL",
+        metavar="MODEL_OR_SCRIPT",
         help=f"{MODEL}, options before or behind it (default: the bundled one); or a script that "
         "ends in .py and calls a pipeline: what stands behind it are its arguments",
     )

@@ -7,7 +7,7 @@ import argparse
 from autocache.cli.parser import Parser, every, examples
 
 SHELLS = ("bash", "zsh", "tcsh")
-FILES = ("FILE", "PATH", "SCRIPT", "PICTURE")
+FILES = ("FILE", "PATH", "SCRIPT", "MODEL_OR_SCRIPT", "PICTURE")
 FOLDERS = ("DIR", "MODEL")
 
 

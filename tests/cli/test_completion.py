@@ -61,6 +61,8 @@ def test_bash_completes_files(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("")
     assert _completed(script, "autocache", "tune", "--prompts", "pro") == ["prompts.txt"]
+    (tmp_path / "infer.py").write_text("")
+    assert _completed(script, "autocache", "compare", "inf") == ["infer.py"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
