@@ -66,7 +66,7 @@ def main() -> None:
     if not prompts:
         parser.error(f"no prompts in {options.prompts}")
     batch = options.batch or len(prompts)
-    pipe = FluxPipeline.from_pretrained(options.model).to(options.device, torch.float32)
+    pipe = FluxPipeline.from_pretrained(options.model).to(options.device)
 
     pipe.set_progress_bar_config(disable=True)
     generate(pipe, prompts[:batch], 1, options.guidance, [options.seed] * len(prompts[:batch]))

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free")
     options = parser.parse_args()
 
-    pipe = DiffusionPipeline.from_pretrained(options.model).to(torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(options.model)
     pipe.to(options.device).set_progress_bar_config(disable=True)
     autocache.patch(pipe, options.strategy)
     app = service(pipe, options.threads, options.waiting)
