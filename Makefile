@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c c
 RECIPE := pyproject.toml constraints-dev.txt $(wildcard startup/*)
 JOBS ?= 2
 
-.PHONY: demo test docs lint clean
+.PHONY: demo test docs bench-docs lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/autocache demo --out build/demo
@@ -16,6 +16,10 @@ test: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+# Tables and pictures in README and docs, from the results of the scripts in benchmarks.
+bench-docs: $(VENV)/.dev
+	$(BIN)/python tools/bench_docs.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -30,10 +34,12 @@ $(BIN)/python:
 
 # A stamp is newer than what it was installed from, so the second run installs nothing.
 $(VENV)/.demo: $(RECIPE) | $(BIN)/python
+	@echo "Setting up $(VENV), which takes some minutes the first time."
 	$(INSTALL) -e ".[report]"
 	touch $@
 
 $(VENV)/.dev: $(RECIPE) | $(BIN)/python
+	@echo "Setting up $(VENV), which takes some minutes the first time."
 	$(INSTALL) -e ".[dev]"
 	# The comparison with MindIE-SD reads its cache classes from the wheel, since installing it wants
 	# Ascend's runtime. Where none is published for the Python at hand, the comparison is skipped.

@@ -16,12 +16,12 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from quality import ROOT, Runner
 
 import autocache
 from autocache.errors import DoesNotApplyError, MemoryLimitError
 from autocache.metrics import mean_psnr, psnr
 from cases import CASES
+from defaults import ROOT, Runner
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "attention": {},

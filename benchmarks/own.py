@@ -33,8 +33,8 @@ def auto_with_invariant(steps: int) -> list[Variant]:
     return [Variant(install, {"speedup": round(steps / count, 4)}) for count in counts]
 
 
-def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
-    """The variants of each strategy; `ratios` are those of MagCache, where they were measured."""
+def grids() -> dict[str, list[Variant]]:
+    """The variants of each strategy; MagCache's are without the ratios, which are measured."""
     return {
         "adacache": [
             *_each("adacache", codebook=("slow", "fast"), max_consecutive_skips=(1, 2, 4)),
@@ -49,18 +49,18 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
                 "threshold",
                 (0.005, 1.0),
                 fn=(1,),
-                order=(0, 1),
-                warmup_steps=(3,),
-                joined=(True,),
+                order=(0, 2),
+                warmup_steps=(4,),
+                joined=(False, True),
             ),
             *_each(
                 "dbcache",
                 fn=(1,),
-                order=(1, 2),
+                order=(0, 1, 2),
                 threshold=(100.0,),
                 warmup_steps=(2,),
                 max_consecutive_skips=(1, 2, 4, 6),
-                joined=(True,),
+                joined=(False,),
             ),
         ],
         "deepcache": _each("deepcache", interval=(2, 3, 4, 5, 8), branch=(0, 1, 2)),
@@ -72,7 +72,7 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
             warmup_steps=(2,),
         ),
         "dit_block": _each(
-            "dit_block", step_start=(1, 3), step_interval=(2, 3, 4, 5), block_start=(0, 1)
+            "dit_block", step_start=(0, 2), step_interval=(2, 3, 4, 5), block_start=(0, 1)
         ),
         "easycache": _dialled("easycache", "threshold", (0.002, 20.0), warmup_steps=(2,)),
         "fastercache": _each(
@@ -89,7 +89,6 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
             "magcache",
             "threshold",
             (0.002, 5.0),
-            **({"ratios": (tuple(ratios),)} if ratios else {}),
             retention=(0.05,),
             max_consecutive_skips=(6,),
         ),
@@ -103,11 +102,12 @@ def grids(ratios: list[float] | None) -> dict[str, list[Variant]]:
         "taylorseer": [
             *_each(
                 "taylorseer",
-                interval=(2, 3, 4, 5),
+                interval=(2, 3, 4, 5, 6),
                 order=(1, 2),
                 scope=("output",),
                 basis=("newton",),
-                warmup_steps=(1, 2),
+                phase=("published", "diffusers"),
+                warmup_steps=(2, 4),
             ),
             *_each(
                 "taylorseer",

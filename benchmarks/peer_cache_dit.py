@@ -1,4 +1,9 @@
-"""cache-dit's DBCache with its calibrators and step masks."""
+"""cache-dit's DBCache with its calibrators and step masks.
+
+Its documentation has one block or more computed (`Fn_compute_blocks`, 1 in most of its examples and
+8 by default, which is every block of the clips' model), 4 or 8 steps of warm-up, at most 3 cached
+steps in a row or any number, and a threshold that is searched for here.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +26,14 @@ CALIBRATORS = {
     "dmd": cache_dit.DMDCalibratorConfig,
 }
 
+_AS_DOCUMENTED = (
+    {"max_warmup_steps": 4, "max_continuous_cached_steps": 3},
+    {"max_warmup_steps": 8, "calibrator": "taylor1"},
+)
 
-def cache_dit_rows(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant]]:
-    """The variants by calibrator, without one, and with fixed steps."""
+
+def cache_dit_groups(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant]]:
+    """The variants by calibrator, without one, with more blocks computed, and with fixed steps."""
     separate = guidance and case.branches == "separate"
 
     def variant(**given: Any) -> Variant:
@@ -46,20 +56,24 @@ def cache_dit_rows(case: Case, guidance: bool, steps: int) -> dict[str, list[Var
         {"Fn_compute_blocks": first, "max_warmup_steps": warmup}
         for first, warmup in ((1, 4), (1, 2))
     ]
-    rows = {}
+    groups = {}
     for calibrator in CALIBRATORS:
         chosen = [*capped, *watched[:1]] if calibrator.startswith("taylor") else capped[1:4]
-        rows[f"cache-dit {calibrator}"] = [variant(**one, calibrator=calibrator) for one in chosen]
-    rows["cache-dit DBCache"] = [variant(**one) for one in [*watched, *capped[::2]]]
+        groups[calibrator] = [variant(**one, calibrator=calibrator) for one in chosen]
+    groups["DBCache"] = [variant(**one) for one in [*watched, *capped[::2]]]
+    groups["more blocks"] = [
+        variant(Fn_compute_blocks=first, **further)
+        for first, further in product((2, 4), _AS_DOCUMENTED)
+    ]
     named = [
         "".join(map(str, cache_dit.steps_mask(total_steps=steps, mask_policy=policy)))
         for policy in ("fast", "ultra")
     ]
-    rows["cache-dit steps mask"] = [
+    groups["steps mask"] = [
         variant(Fn_compute_blocks=1, mask=mask, policy="static", calibrator=calibrator)
         for mask, calibrator in product([*named, *_even(steps)], ("taylor1", "taylor2"))
     ]
-    return rows
+    return groups
 
 
 def _even(steps: int) -> list[str]:

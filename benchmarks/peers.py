@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,8 @@ from diffusers.hooks import apply_faster_cache, apply_pyramid_attention_broadcas
 from torch import nn
 
 from cases import Case
-from peer_cache_dit import cache_dit_rows
+from peer_cache_dit import cache_dit_groups
+from peer_mindiesd import mindiesd_rows
 from variants import Variant, on_a_copy
 
 CONFIGS = {
@@ -32,14 +33,27 @@ FLUX_MODULES = [
 WAN_MODULES = [r"blocks\.\d+\.(attn1|attn2|ffn)"]
 
 
-def peers(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant] | str]:
+Groups = Mapping[str, list[Variant]]
+"""Variants of one method by the way it goes about it."""
+
+
+def peers(case: Case, guidance: bool, steps: int) -> dict[str, Groups | str]:
     """The variants of each peer, or the reason why it has none for this pipeline."""
+    alone = _alone(case, guidance, steps)
+    groups = {name: one if isinstance(one, str) else {name: one} for name, one in alone.items()}
+    unet = case.denoiser == "unet"
+    return {
+        "cache-dit": "no support for UNets" if unet else cache_dit_groups(case, guidance, steps),
+        **groups,
+    }
+
+
+def _alone(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant] | str]:
     if case.denoiser == "unet":
-        no_dit = "no support for UNets"
         no_mixin = "UNet2DConditionModel has no enable_cache"
         return {
-            "cache-dit": no_dit,
             **{f"diffusers {name}": no_mixin for name in CONFIGS},
+            **mindiesd_rows(case, guidance, steps),
             "diffusers PAB": _broadcast(case),
             "diffusers FasterCache": _faster(case, guidance),
             "DeepCache": [
@@ -49,7 +63,6 @@ def peers(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant] | s
         }
     return {
         "diffusers TaylorSeer": _taylor(case),
-        **cache_dit_rows(case, guidance, steps),
         "diffusers first block": [
             Variant(_diffusers(case), {"cache": "first block"}, "threshold", (0.005, 2.0))
         ],
@@ -79,6 +92,7 @@ def peers(case: Case, guidance: bool, steps: int) -> dict[str, list[Variant] | s
         "diffusers PAB": _broadcast(case),
         "diffusers FasterCache": _faster(case, guidance),
         "DeepCache": "a helper for UNets alone",
+        **mindiesd_rows(case, guidance, steps),
     }
 
 

@@ -1,112 +1,134 @@
-"""Every strategy on every bundled pipeline, beside fewer steps: `python benchmarks/quality.py`.
+"""The best picture for the compute, of every method: `python benchmarks/quality.py`.
 
-Each strategy runs with its defaults, and one that has none is given something plain, which its row
-says. Compute is the multiplications of the denoiser's matrix
-products, convolutions and attention, counted and not timed; next to every strategy stands the
-plain pipeline with as many steps as cost no less than the strategy did. PSNR is against the plain
-pipeline at the full number of steps, from the same noise.
+On each bundled pipeline, with and without classifier-free guidance, at 2, 3 and 4 times less
+compute: fewer steps, every strategy, and the caches of other libraries, each at the best of many
+settings that reach that compute. Settings are chosen on prompts and noise of their own and measured
+on others. Compute is the multiply-accumulates of the denoiser's matrix products, convolutions and
+attention over the whole generation, counted and not timed; PSNR and SSIM are against the plain
+pipeline from the same noise, on floats.
+
+Time is a pass of its own, `--time`, for when the machine is quiet: of settings that were measured,
+the ratio to the plain pipeline, in turns within this process.
+
+Every row is written as soon as it is there, and rows that are there are not run again. Several runs
+may work at the same time, on rows of their own (`--only`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-from pathlib import Path
+import fnmatch
+import logging
+import time
+import traceback
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import diffusers
-import numpy as np
-import torch
+from bench import CHOSEN_ON, MEASURED, OVER, STEPS, Bench
+from cases import CASES
+from machine import host, versions
+from methods import names, settled
+from records import Records
+from tuned import FEW_PROMPTS, few_steps
+from turns import PROMPTS, TURNS, ratio
 
-import autocache
-from autocache.errors import AutocacheError
-from autocache.metrics import mean_psnr, psnr
-from autocache.tuning.workload import Workload
-from cases import CASES, Case
+COMMAND = "python benchmarks/quality.py"
+PLAIN, FEW_STEPS = "plain", "few steps"
+LIBRARIES = ("cache_dit", "DeepCache", "transformers")
+ABOUT = {
+    "command": COMMAND,
+    "machine": host(),
+    "versions": versions(*LIBRARIES),
+    "steps": STEPS,
+}
+KEPT = Records("settings", {**ABOUT, "prompts": CHOSEN_ON})
+DONE = Records(
+    "quality",
+    {
+        **ABOUT,
+        "prompts": MEASURED,
+        "chosen_on": CHOSEN_ON,
+        "over": OVER,
+        "few_steps_on": FEW_PROMPTS,
+        "timed": {"command": f"{COMMAND} --time", "prompts": PROMPTS, "turns": TURNS},
+    },
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-GUIDED = {"shapes": False, "shapes_sd": True, "shapes_wan": True}
-"""Pipelines with their usual guidance."""
+
+def measure(bench: Bench, name: str) -> dict[str, Any]:
+    """A row: what is best at each speed-up, or why there is nothing."""
+    if name == PLAIN:
+        return bench.uncached()
+    if name == FEW_STEPS:
+        return few_steps(bench)
+    row, reached = settled(bench, name, KEPT)
+    known: dict[str, dict[str, Any]] = {}
+    for speedup, setting in reached.items():
+        key = str(setting.parameters)
+        if key not in known:
+            known[key] = bench.measure(setting.variant, dict(setting.parameters))
+        row[str(speedup)] = {**known[key], **setting.told}
+    return row
 
 
-class Runner:
-    """One pipeline and one set of prompts."""
+def timed(bench: Bench, name: str) -> dict[str, Any] | None:
+    """The row with the time of each of its settings; None where there is nothing to add."""
+    row = DONE.rows(bench.name).get(name, {})
+    todo = {key: one for key, one in row.items() if _is_open(one)}
+    if not todo:
+        return None
+    _, reached = settled(bench, name, KEPT)
+    for speedup, setting in reached.items():
+        if str(speedup) in todo:
+            row[str(speedup)]["time"] = ratio(bench, setting.variant, dict(setting.parameters))
+    return row
 
-    def __init__(self, case: Case, prompts: int, steps: int) -> None:
-        self.steps = steps
-        self.pipe = case.load()
-        call = case.call(GUIDED[case.name], steps)
-        self.workload = Workload(self.pipe, case.prompts(prompts, 0), call=call, batch=prompts)
-        self.plain: dict[int, tuple[np.ndarray, int]] = {}
 
-    def draw(self, steps: int) -> tuple[np.ndarray, int]:
-        """What is drawn, a row of values in [0, 1] for each prompt, and the denoiser's compute."""
-        drawn = self.workload.run(count=True, num_inference_steps=steps)
-        assert drawn.compute
-        return np.stack([sample.ravel() for sample in drawn.samples]), drawn.compute
+def _is_open(cell: Any) -> bool:
+    return isinstance(cell, Mapping) and "compute" in cell and "time" not in cell
 
-    def reference(self, steps: int) -> tuple[np.ndarray, int]:
-        """The plain pipeline."""
-        if steps not in self.plain:
-            self.plain[steps] = self.draw(steps)
-        return self.plain[steps]
 
-    def given(self, strategy: str) -> tuple[dict[str, Any], str]:
-        """What a strategy needs to be told, and that in words."""
-        if strategy != "schedule":
-            return {}, ""
-        return {"steps": range(0, self.steps, 2), "total": self.steps}, "every second step"
-
-    def row(self, strategy: str) -> dict[str, Any]:
-        """One strategy's figures, or why it does not apply."""
-        whole, cost = self.reference(self.steps)
-        try:
-            parameters, words = self.given(strategy)
-            patch = autocache.patch(self.pipe, strategy, **parameters)
-        except AutocacheError as error:
-            return {"does_not_apply": str(error)}
-        with patch:
-            pictures, spent = self.draw(self.steps)
-            stats = patch.stats()
-        fewer = max(1, -(-self.steps * spent // cost))
-        told = {"given": words} if words else {}
-        return {
-            **told,
-            "compute": round(spent / cost, 4),
-            "psnr": round(mean_psnr(psnr(whole, pictures)), 2),
-            "fewer_steps": fewer,
-            "fewer_steps_psnr": round(mean_psnr(psnr(whole, self.reference(fewer)[0])), 2),
-            "bytes_peak": stats.bytes_peak,
-        }
+def attempt(bench: Bench, name: str, work: Callable[[Bench, str], dict[str, Any] | None]) -> None:
+    """One row; another is tried if it fails."""
+    began = time.perf_counter()
+    try:
+        row = work(bench, name)
+    except Exception:
+        print(bench.name, name, "failed", flush=True)
+        traceback.print_exc()
+        return
+    if row is None:
+        return
+    DONE.add(bench.name, name, row)
+    cells = {key: one for key, one in row.items() if isinstance(one, Mapping) and "psnr" in one}
+    brief = {key: (one["psnr"], one["psnr_p10"], one["compute"]) for key, one in cells.items()}
+    spent = f"{time.perf_counter() - began:.0f} s, {time.process_time():.0f} s of CPU so far"
+    print(bench.name, name, brief or row, spent, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument(
+        "--only", nargs="*", default=["*"], help='patterns of rows: "shapes/guided/cache-dit*"'
+    )
+    parser.add_argument("--redo", action="store_true", help="run rows again that are there already")
+    parser.add_argument("--time", action="store_true", help="time what was measured, nothing else")
     options = parser.parse_args()
-    figures: dict[str, dict[str, Any]] = {}
-    for name, case in CASES.items():
-        runner = Runner(case, options.prompts, options.steps)
-        figures[name] = {}
-        for known in autocache.strategies():
-            figures[name][known.name] = row = runner.row(known.name)
-            print(name, known.name, row, flush=True)
-    result = {
-        "command": f"python benchmarks/quality.py --prompts {options.prompts} "
-        f"--steps {options.steps}",
-        "prompts": options.prompts,
-        "steps": options.steps,
-        "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        "figures": json.loads(json.dumps(figures).replace("Infinity", '"inf"')),
-    }
-    path = ROOT / "benchmarks" / "results" / "quality.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    # cache-dit warns of what is usual at every installation.
+    logging.disable(logging.WARNING)
+    benches = [Bench(case, guidance) for case in CASES.values() for guidance in (False, True)]
+    rows = {bench.name: [PLAIN, *names(bench), FEW_STEPS] for bench in benches}
+    # A row of every pipeline before the next one, so that what is there compares.
+    for name in rows[benches[0].name]:
+        for bench in benches:
+            if not any(fnmatch.fnmatch(f"{bench.name}/{name}", one) for one in options.only):
+                continue
+            if options.time:
+                attempt(bench, name, timed)
+            elif options.redo or name not in DONE.rows(bench.name):
+                attempt(bench, name, measure)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,40 @@
-"""What tuning finds on the bundled pipelines, what a checker still reads, and few steps."""
+"""What tuning finds on the bundled pipelines, and generations of few steps."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import autocache
-from autocache.demo.checker import share
-from autocache.metrics import psnr
+from autocache.metrics import mean_psnr, psnr
 from autocache.tuning.profile import Profile
-from bench import SPEEDUPS, STEPS, Bench, figures
+from autocache.tuning.workload import Workload
+from bench import HELD_OUT, SPEEDUPS, STEPS, Bench
+from records import RESULTS
 from variants import Variant
 
-PROFILES = Path(__file__).resolve().parent / "results" / "profiles"
-TUNED_ON = 24
-CLIPS = {"shapes_wan": (12, 200)}
-"""Prompts, and generations to spend, where one takes ten times as long as a picture."""
-CHECKED = 100
+PROFILES = RESULTS / "profiles"
+CLIPS_BUDGET = 200
+"""Generations to spend on a clip's profile, where one takes several times as long."""
 FEW = (8, 4)
 """Steps of short generations."""
-AT = 3
-"""The speed-up at which attributes are read."""
+FEW_PROMPTS = 16
+"""How many of the prompts those are measured on."""
 
 
 def profile(bench: Bench, speedup: int, *, again: bool = False) -> Profile:
     """The profile in its file, or tuned on prompts and noise that nothing is measured on."""
-    file = PROFILES / f"{bench.name.replace('/', '_')}_{speedup}x.yaml"
+    file = _file(bench, speedup)
     if file.is_file() and not again:
         return Profile.read(file)
-    measured = bench.measuring.inputs
-    count, budget = CLIPS.get(bench.case.name, (TUNED_ON, None))
-    prompts = [one for one in bench.case.prompts(4 * count, 2) if one not in measured]
     found = autocache.tune(
         bench.pipe,
-        prompts[:count],
-        held_out=prompts[count : count + 4],
-        budget=budget,
+        bench.tuning[:-HELD_OUT],
+        held_out=bench.tuning[-HELD_OUT:],
+        budget=CLIPS_BUDGET if bench.case.name == "shapes_wan" else None,
         speedup=speedup,
         call=bench.case.call(bench.guidance, STEPS),
         seed=2000,
@@ -48,37 +44,15 @@ def profile(bench: Bench, speedup: int, *, again: bool = False) -> Profile:
     return found
 
 
-def tuned(bench: Bench, *, again: bool = False) -> dict[str, Any]:
-    """The row of the profiles."""
-    return {str(speedup): _measured(bench, speedup, again) for speedup in SPEEDUPS}
-
-
-def _measured(bench: Bench, speedup: int, again: bool) -> dict[str, Any]:
+def tuned(bench: Bench, speedup: int, *, again: bool = False) -> tuple[Variant, dict[str, Any]]:
+    """The profile as a variant, and which one it is."""
     found = profile(bench, speedup, again=again)
-    install = Variant(lambda pipe, _: autocache.patched(pipe, found))
-    row = figures(bench.trial(bench.measuring, install, {}))
-    seconds = found.measured and found.measured.seconds
-    return row | {"settings": str(found.created()).split("(")[0], "tuning_seconds": seconds}
+    name = _file(bench, speedup).name
+    return Variant(lambda pipe, _: autocache.patched(pipe, found)), {"profile": name}
 
 
-def attributes(bench: Bench) -> dict[str, Any]:
-    """Share of a caption's attributes that the checker reads, uncached and at 3 times less."""
-    prompts = bench.case.prompts(CHECKED, 0)
-    workload = bench.workload(prompts, 0)
-    found = profile(bench, AT)
-    ways = {
-        "plain": contextlib.nullcontext(),
-        "auto": autocache.patched(bench.pipe, "auto", speedup=AT),
-        "tuned": autocache.patched(bench.pipe, found),
-    }
-    rows: dict[str, Any] = {"prompts": CHECKED}
-    for name, way in ways.items():
-        with way:
-            drawn = workload.run()
-        pairs = zip(drawn.samples, prompts, strict=True)
-        checks = [bench.case.check(np.asarray(sample), caption) for sample, caption in pairs]
-        rows[name] = round(share(checks)[0], 4)
-    return rows
+def _file(bench: Bench, speedup: int) -> Path:
+    return PROFILES / f"{bench.name.replace('/', '_')}_{speedup}x.yaml"
 
 
 def few_steps(bench: Bench) -> dict[str, Any]:
@@ -86,14 +60,20 @@ def few_steps(bench: Bench) -> dict[str, Any]:
 
     Against as many uncached steps, as those of distilled models would be.
     """
+    workload = bench.workload(bench.measured[:FEW_PROMPTS], 0)
+    plain = functools.cache(lambda steps: _draw(workload, steps))
+
     rows: dict[str, Any] = {}
     for steps in FEW:
-        whole, _ = bench.draw(bench.measuring, num_inference_steps=steps)
-        halved, _ = bench.draw(bench.measuring, num_inference_steps=steps // 2)
-        with autocache.patched(bench.pipe, "auto", speedup=2):
-            cached, _ = bench.draw(bench.measuring, num_inference_steps=steps)
+        with autocache.patched(bench.pipe, "auto", speedup=SPEEDUPS[0]):
+            cached = _draw(workload, steps)
         rows[str(steps)] = {
-            "auto": round(float(np.mean(psnr(whole, cached))), 2),
-            "fewer_steps": round(float(np.mean(psnr(whole, halved))), 2),
+            "auto": round(mean_psnr(psnr(plain(steps), cached)), 2),
+            "fewer_steps": round(mean_psnr(psnr(plain(steps), plain(steps // 2))), 2),
         }
     return rows
+
+
+def _draw(workload: Workload, steps: int) -> np.ndarray:
+    """A row of values for each sample."""
+    return np.stack([one.ravel() for one in workload.run(num_inference_steps=steps).samples])

@@ -1,4 +1,4 @@
-"""Write the measured part of README from the committed results: `python tools/readme.py`."""
+"""Write the measured part of README: `python tools/bench_docs.py` runs it with the others."""
 
 from __future__ import annotations
 
@@ -51,11 +51,7 @@ def measured(root: Path = ROOT) -> str:
     )
 
 
-def main() -> None:
+def files() -> dict[Path, str]:
+    """README with its measured part as it follows from the results."""
     readme = ROOT / "README.md"
-    text = readme.read_text()
-    readme.write_text(MEASURED.sub(lambda m: m[1] + measured() + m[2], text))
-
-
-if __name__ == "__main__":
-    main()
+    return {readme: MEASURED.sub(lambda m: m[1] + measured() + m[2], readme.read_text())}

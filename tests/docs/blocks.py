@@ -13,6 +13,16 @@ FENCE = re.compile(r"^( *)```(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
 
 # By the page and the first line of the block: the test that runs what it shows.
 ELSEWHERE = {
+    # Hours of measurement.
+    ("benchmarks.md", "python benchmarks/quality.py"): (
+        "benchmarks/test_quality.py::test_the_commands_of_the_page"
+    ),
+    ("benchmarks.md", "python benchmarks/scale.py"): (
+        "benchmarks/test_scale.py::test_the_commands_of_the_page"
+    ),
+    ("benchmarks.md", "python benchmarks/gpu.py"): (
+        "benchmarks/test_gpu.py::test_the_commands_of_the_page"
+    ),
     ("README.md", "make demo"): "test_readme.py::test_the_two_commands_are_make_targets",
     ("index.md", "git clone"): "activation/test_wheel.py::test_data_travels_with_the_package",
     ("adding_a_model.md", "git clone"): (
