@@ -29,7 +29,7 @@ Rows = dict[str, dict[str, dict[str, Any]]]
 
 
 def main() -> None:
-    options = _options()
+    options = parser().parse_args()
     if options.sizes:
         _write_sizes(options.out or RESULTS / "gpu_sizes.json", options.tiny)
         return
@@ -54,19 +54,20 @@ def main() -> None:
         print(f"{left} rows are left: the time is over; the same command goes on with them")
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="the same classes of tiny width")
-    parser.add_argument("--model", action="append", help="one of the listing; all by default")
-    parser.add_argument("--row", action="append", help="a contestant; all by default")
-    parser.add_argument("--backend", default="inductor", help="what compiled blocks are made by")
-    parser.add_argument("--minutes", type=float, default=9.0, help="no row begins after that")
-    parser.add_argument("--sizes", action="store_true", help="what is needed; measures nothing")
-    parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+    made.add_argument("--device", default="cuda")
+    made.add_argument("--tiny", action="store_true", help="the same classes of tiny width")
+    made.add_argument("--model", action="append", help="one of the listing; all by default")
+    made.add_argument("--row", action="append", help="a contestant; all by default")
+    made.add_argument("--backend", default="inductor", help="what compiled blocks are made by")
+    made.add_argument("--minutes", type=float, default=9.0, help="no row begins after that")
+    made.add_argument("--sizes", action="store_true", help="what is needed; measures nothing")
+    made.add_argument("--out", type=Path)
+    return made
 
 
 def _open(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:

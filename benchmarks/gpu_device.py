@@ -101,8 +101,8 @@ def peak(device: torch.device) -> Iterator[dict[str, int]]:
 
 def free() -> None:
     """Give back what nobody holds any more."""
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 

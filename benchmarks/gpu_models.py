@@ -109,12 +109,13 @@ class Model:
 
 def _as_loaded(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """In a type, but for what diffusers leaves in single precision when it loads the model."""
+    kept: Any = model._keep_in_fp32_modules or ()
     nn.Module.to(model, dtype)
     for name, module in model.named_modules():
-        if not set(model._keep_in_fp32_modules or ()).isdisjoint(name.split(".")):
+        if not set(kept).isdisjoint(name.split(".")):
             module.float()
     for name, parameter in model.named_parameters():
-        if not set(model._keep_in_fp32_modules or ()).isdisjoint(name.split(".")):
+        if not set(kept).isdisjoint(name.split(".")):
             parameter.data = parameter.data.float()
     return model
 
@@ -143,10 +144,11 @@ def models(tiny: bool = False) -> dict[str, Model]:
 
 def _model(name: str, entry: dict[str, Any], tiny: bool) -> Model:
     given = dict(entry)
-    small = given.pop("tiny")
+    small = dict(given.pop("tiny"))
     config = given.pop("config")
     if tiny:
-        config, given["inputs"] = {**config, **small["config"]}, small["inputs"]
+        config = {**config, **small.pop("config")}
+        given |= small
     for key in ("branches", "only", "compiled", "sub_modules"):
         if key in given:
             given[key] = tuple(given[key])

@@ -17,6 +17,8 @@ from loops import Loop
 META = torch.device("meta")
 STEPS = 5
 """Enough for a step that skips after two that computed."""
+LONGER = {"auto": 12}
+"""It draws its line through three outputs, once there are as many."""
 FIXED: dict[str, dict[str, Any]] = {
     "dit_block": {"step_start": 2, "step_interval": 2},
     "attention": {"step_start": 2, "step_interval": 2},
@@ -52,7 +54,7 @@ def _kept(loop: Loop, model: Model) -> dict[str, int]:
         except autocache.errors.DoesNotApplyError:
             continue
         with patch, _Attention():
-            loop.run(STEPS)
+            loop.run(LONGER.get(name, STEPS))
             found[name] = patch.stats().bytes_peak
     return found
 

@@ -31,13 +31,18 @@ SWEEPS: dict[str, tuple[int, ...]] = {
 SESSIONS = (0, 1, 4, 16, 64)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="0 counts and takes no times")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
+    made.add_argument("--rounds", type=int, default=3, help="0 counts and takes no times")
+    made.add_argument("--out", type=Path, default=RESULT)
+    return made
+
+
+def main() -> None:
+    options = parser().parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {
         "command": f"python benchmarks/scale.py --rounds {options.rounds}",

@@ -58,13 +58,14 @@ def build(size: Size) -> Loop:
 
 def pipeline(scheduler: Any, model: FluxTransformer2DModel) -> FluxPipeline:
     """A pipeline without encoders."""
+    nothing: Any = None
     return FluxPipeline(
         scheduler=scheduler,
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
+        vae=nothing,
+        text_encoder=nothing,
+        tokenizer=nothing,
+        text_encoder_2=nothing,
+        tokenizer_2=nothing,
         transformer=model,
     )
 

@@ -92,7 +92,20 @@ def _sessions(sessions: dict[str, dict[str, dict[str, float]]]) -> list[str]:
         "Instructions per step of one generation, and its time as a ratio to the time alone. "
         "*Requests by turns* are so many at work, each taking a step in its turn.",
         "\n".join(lines),
+        *(_cost_of_one(name, rows) for name, rows in sessions.items() if "0" in rows),
     ]
+
+
+def _cost_of_one(name: str, rows: dict[str, dict[str, float]]) -> str:
+    """In words, what one more costs a step."""
+    most = max(rows, key=int)
+    each = (rows[most]["instructions"] - rows["0"]["instructions"]) / int(most)
+    if round(each) <= 0:
+        return f"{name.capitalize()} cost the busy one nothing."
+    return (
+        f"Each of the {name} costs a step of the busy one {each:.0f} instructions, which is "
+        f"{each / rows['0']['instructions']:.1%} of what a step costs alone."
+    )
 
 
 def _session(row: dict[str, float]) -> str:
