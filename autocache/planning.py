@@ -41,7 +41,8 @@ def plan(
     for model, error in refused:
         if not planned:
             raise error
-        logger.warning("%s runs as it is: %s", type(uncompiled(model)).__name__, error)
+        # In words: whoever keeps the record would keep the error, and by its traceback the model.
+        logger.warning("%s runs as it is: %s", type(uncompiled(model)).__name__, str(error))
     return planned
 
 

@@ -79,7 +79,7 @@ def _called(
             _look(pipeline, output, kwargs.get("prompt", args[0] if args else None))
         except Exception as error:
             # What a pipeline returns is its own affair: the report goes without, the program on.
-            _logger.warning("no pictures in the report: %s", error)
+            _logger.warning("no pictures in the report: %s", str(error))
     return output
 
 

@@ -39,7 +39,7 @@ def applicable(pipe: Any, names: Sequence[str]) -> Spaces:
                 pass
         except AutocacheError as error:
             refused[name] = str(error)
-            logger.warning("%s is left out of the search: %s", name, error)
+            logger.warning("%s is left out of the search: %s", name, str(error))
     if chosen := [name for name in dict.fromkeys(names) if name not in refused]:
         return {name: _narrowed(pipe, name) for name in chosen}
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())

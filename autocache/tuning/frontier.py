@@ -110,7 +110,7 @@ class _Run:
             try:
                 one = measure()
             except AutocacheError as error:
-                logger.warning("frontier: %s is without a point: %s", name, error)
+                logger.warning("frontier: %s is without a point: %s", name, str(error))
                 continue
             found.points.setdefault(name, []).append(Point(one.compute, one.psnr, one.p10))
         return found
@@ -124,7 +124,7 @@ class _Run:
         try:
             recorded = record(self.searched, folder=folder(self.storage))
         except AutocacheError as error:
-            logger.warning("frontier: no schedule can be fitted: %s", error)
+            logger.warning("frontier: no schedule can be fitted: %s", str(error))
             return
         schedules, lossless = Schedules(self.searched, recorded), Lossless(self.searched)
         for speedup in self.speedups:

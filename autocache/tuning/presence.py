@@ -74,4 +74,4 @@ def _beat(trial: Trial, worker: dict[str, Any], done: threading.Event) -> None:
         try:
             trial.set_user_attr(WORKER, {**worker, "alive": time.time()})
         except Exception as error:
-            logger.debug("trial %d could not say that it runs: %s", trial.number, error)
+            logger.debug("trial %d could not say that it runs: %s", trial.number, str(error))

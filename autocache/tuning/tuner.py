@@ -143,7 +143,7 @@ class Tuning:
             logger.warning(
                 "tune: no schedule can be fitted to a %s: %s; %s is searched instead",
                 type(self.searched.pipe).__name__,
-                error,
+                str(error),
                 " and ".join(named) or f"{FALLBACK}, by its parameters,",
             )
             return None
