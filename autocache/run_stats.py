@@ -114,10 +114,12 @@ def collect(sessions: Sequence[Session]) -> RunStats:
     memory = memory_use.collect(list({id(s.ledger): s.ledger for s in sessions}.values()))
     files = [str(s.spec.file) if s.spec.file else None for s in sessions]
     totals = [s.totals for s in sessions]
-    passes = sum(t.passes for t in totals)
-    blocks = sum(s.totals.passes * s.block_count for s in sessions)
-    attention = sum(s.totals.passes * s.attention_count for s in sessions)
-    feed_forward = sum(s.totals.passes * s.feed_forward_count for s in sessions)
+    sums = [t.sums for t in totals]
+    passes = sum(t.passes for t in sums)
+    pairs = list(zip(sums, sessions, strict=True))
+    blocks = sum(t.passes * s.block_count for t, s in pairs)
+    attention = sum(t.passes * s.attention_count for t, s in pairs)
+    feed_forward = sum(t.passes * s.feed_forward_count for t, s in pairs)
     saved = [t.saved for t in totals if t.saved is not None]
     return RunStats(
         strategy=patch.strategy.name,
@@ -127,13 +129,11 @@ def collect(sessions: Sequence[Session]) -> RunStats:
         spec_file=", ".join(dict.fromkeys(file for file in files if file)) or None,
         generations=max(t.generations for t in totals),
         passes=passes,
-        denoiser=Calls(passes - sum(t.passes_skipped for t in totals), passes),
-        blocks=Calls(blocks - sum(t.blocks_skipped for t in totals), blocks),
-        attention=Calls(attention - sum(t.attention_skipped for t in totals), attention),
-        seconds=sum(t.seconds for t in totals),
-        feed_forward=Calls(
-            feed_forward - sum(t.feed_forward_skipped for t in totals), feed_forward
-        ),
+        denoiser=Calls(passes - sum(t.passes_skipped for t in sums), passes),
+        blocks=Calls(blocks - sum(t.blocks_skipped for t in sums), blocks),
+        attention=Calls(attention - sum(t.attention_skipped for t in sums), attention),
+        seconds=sum(t.seconds for t in sums),
+        feed_forward=Calls(feed_forward - sum(t.feed_forward_skipped for t in sums), feed_forward),
         seconds_saved=sum(saved) if saved else None,
         times=time_use.of(totals),
         dry_run=any(s.dry_run for s in sessions),
@@ -142,6 +142,6 @@ def collect(sessions: Sequence[Session]) -> RunStats:
         bytes_held=memory.held,
         bytes_peak=memory.peak,
         memory=memory,
-        not_finite=sum(t.not_finite for t in totals),
+        not_finite=sum(t.not_finite for t in sums),
         steps=tuple(record for t in totals for record in t.records),
     )

@@ -70,6 +70,6 @@ def _limited(records: Sequence[StepRecord]) -> list[str]:
 
 
 def _not_finite(sessions: Sequence[Session]) -> list[str]:
-    count = sum(s.totals.not_finite for s in sessions)
+    count = sum(s.totals.sums.not_finite for s in sessions)
     said = f"what was measured was not finite (NaN or Inf) in {count} calls, which were computed"
     return [said] if count else []

@@ -79,19 +79,21 @@ class Arguments:
 
 def latents(given: Any) -> tuple[torch.Tensor, ...]:
     """A latent or a list of them; none of lists in a list, which also hold what is not denoised."""
+    if isinstance(given, torch.Tensor):
+        return (given,)
     items = tuple(given) if isinstance(given, (list, tuple)) else (given,)
     return items if all(isinstance(item, torch.Tensor) for item in items) else ()
 
 
 def shape(args: tuple, kwargs: dict[str, Any]) -> tuple:
     """What must stay the same for cached tensors to fit: shape, dtype and device of every input."""
-    return tuple(
-        (value.shape, value.dtype, value.device)
-        for value in (*args, *kwargs.values())
-        if isinstance(value, torch.Tensor)
-    )
+    found: list[Any] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            found += value.shape, value.dtype, value.device
+    return tuple(found)
 
 
 def _mean(times: torch.Tensor) -> torch.Tensor:
     """It moves when any of them does, and in double precision it is exact for equal ones."""
-    return times.to("cpu", torch.float64).mean()
+    return times if times.numel() == 1 else times.to("cpu", torch.float64).mean()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 MAX_BRANCHES = 8
@@ -33,7 +32,8 @@ class Clock:
         self._time: float | None = None
         self._direction = direction
         self._sure = self._against = False
-        self._calls: Counter[str] = Counter()
+        self._calls: dict[str, int] = {}
+        """Of the step under way, by the name that the caller gives the guidance branch."""
 
     def announce(self, total: int | None) -> None:
         """A scheduler was given its timesteps: the next call starts a generation.
@@ -92,15 +92,15 @@ class Clock:
     @property
     def called(self) -> bool:
         """Whether the denoiser was called in this step."""
-        return self._calls.total() > 0
+        return bool(self._calls)
 
     def enter(self, time: Callable[[], float]) -> tuple[bool, str]:
         """Place one denoiser call: (is it the first of a new generation, its guidance branch)."""
         new = self._is_new(time)
         self.generation += new
         name = self.context or ""
-        nth = self._calls[name]
-        self._calls[name] += 1
+        nth = self._calls.get(name, 0)
+        self._calls[name] = nth + 1
         if self.context is None:
             return new, str(nth)
         return new, name if nth == 0 else f"{name}#{nth}"
@@ -124,8 +124,7 @@ class Clock:
 
         Looked at where a branch comes a second time: to read the time is to wait for the device.
         """
-        again = self.context is not None and self._calls[self.context] > 0
-        if self._began is None or not (again or self._calls.total() >= MAX_BRANCHES):
+        if self._began is None or not (self.context in self._calls or self._is_full):
             return False
         began = self._began()
         if time() == began:
@@ -133,13 +132,17 @@ class Clock:
         self._began, self._time, self.total = None, began, None
         return True
 
+    @property
+    def _is_full(self) -> bool:
+        return sum(self._calls.values()) >= MAX_BRANCHES
+
     def _moves_to(self, now: float) -> bool:
         """Go on to a time; True when that starts a generation."""
         before, self._time = self._time, now
         if before is None:
             return True
         if now == before:
-            return self._calls.total() >= MAX_BRANCHES
+            return self._is_full
         if self._turns_back(1 if now > before else -1):
             return True
         self.step += 1

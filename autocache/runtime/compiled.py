@@ -118,10 +118,12 @@ class Compiled:
 
     def look(self) -> None:
         """See whether anything was compiled since, by one module of each kind."""
-        if self._samples is None or any(
-            module is not None and module.__dict__.get(SLOT) is not slot
-            for module, slot in ((ref(), slot) for ref, slot in self._samples)
-        ):
+        for sample, slot in self._samples or ():
+            module = sample()
+            if module is not None and module.__dict__.get(SLOT) is not slot:
+                self.find()
+                return
+        if self._samples is None:
             self.find()
 
     def find(self) -> None:

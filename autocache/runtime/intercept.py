@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,8 +18,6 @@ from torch import nn
 from autocache.runtime import offload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from autocache.runtime.session import Session
     from autocache.runtime.tray import Tray, Trays
 
@@ -118,33 +116,25 @@ def _call_asked(
     return output
 
 
+def _call_traced(
+    module: nn.Module, compute: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
+) -> Any:
+    """One call as the compiler traces it, of a module that is called in compiled code."""
+    site: Any = module.__dict__[KEY]
+    trays = getattr(site, "trays", None)
+    if trays is not None and trays.here.laid:
+        return _call_asked(site, trays.here, compute, args, kwargs)
+    output = _enter_opaque(module, args, kwargs)
+    if output is PASS:
+        return compute(*args, **kwargs)
+    if output is not COMPUTE:
+        return output
+    output = compute(*args, **kwargs)
+    return _leave_opaque(module, args, kwargs, output)
+
+
 class _Intercepted(nn.Module):
     """Mixed into every swapped class, before the original one."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        compute: Any = super().__call__
-        if torch.compiler.is_dynamo_compiling():
-            site: Any = self.__dict__[KEY]
-            trays = getattr(site, "trays", None)
-            if trays is not None and trays.here.laid:
-                return _call_asked(site, trays.here, compute, args, kwargs)
-            output = _enter_opaque(self, args, kwargs)
-            if output is PASS:
-                return compute(*args, **kwargs)
-            if output is not COMPUTE:
-                return output
-            output = compute(*args, **kwargs)
-            return _leave_opaque(self, args, kwargs, output)
-        site = self.__dict__[KEY]
-        output = site.enter(self, args, kwargs)
-        if output is PASS:
-            return compute(*args, **kwargs)
-        if output is not COMPUTE:
-            if offload.GROUPED in self.__dict__:
-                offload.passed_over(self, left_out_with(self))
-            return output
-        output = compute(*args, **kwargs)
-        return site.leave(args, kwargs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # Copied with its whole model it stays patched, by the copy's own session. Copied alone it
@@ -171,7 +161,33 @@ def _swapped_class(base: type) -> type:
     """One subclass per base: the compiler specialises on classes, so a subclass per instance would
     exhaust its recompilation limit."""
     identity = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(base)(base.__name__, (_Intercepted, base), identity)
+    return type(base)(base.__name__, (_Intercepted, base), {**identity, "__call__": _calling(base)})
+
+
+_traced = torch.compiler.is_dynamo_compiling
+
+
+def _calling(base: Any) -> Callable[..., Any]:
+    """The `__call__` of a swapped class. It runs for every module that is intercepted in every
+    step, also where nothing is to be done, so it is one function that looks few things up."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _traced():
+            return _call_traced(self, functools.partial(base.__call__, self), args, kwargs)
+        site = self.__dict__[KEY]
+        if not site.session.here.acting:
+            return base.__call__(self, *args, **kwargs)
+        output = site.enter(self, args, kwargs)
+        if output is PASS:
+            return base.__call__(self, *args, **kwargs)
+        if output is not COMPUTE:
+            if offload.GROUPED in self.__dict__:
+                offload.passed_over(self, left_out_with(self))
+            return output
+        output = base.__call__(self, *args, **kwargs)
+        return site.leave(args, kwargs, output)
+
+    return __call__
 
 
 @functools.cache

@@ -71,7 +71,8 @@ class Ledger:
 
     def release(self, denoiser: str, name: str, held: Held) -> None:
         """It is held no more."""
-        self.arrived((held,))
+        if held.away:
+            self.arrived((held,))
         self.places[denoiser, name].held -= held.bytes
         if held.away:
             self.away -= held.bytes

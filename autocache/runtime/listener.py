@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +41,9 @@ class Listener:
     _notices: Notices
 
     def __init__(self) -> None:
-        self._pipelines: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+        self._pipelines: tuple[tuple[weakref.ref[Any], str], ...] = ()
+        """Each with the name of its scheduler. Replaced and never changed: other threads may be in
+        a loop over it."""
 
     @property
     def model(self) -> nn.Module | None:
@@ -61,7 +64,14 @@ class Listener:
     @property
     def pipelines(self) -> list[Any]:
         """The pipelines known to run this denoiser."""
-        return list(self._pipelines)
+        return [pipeline for pipeline, _ in self._driven()]
+
+    def _driven(self) -> Iterator[tuple[Any, str]]:
+        """The pipelines that are still there, each with the name of its scheduler."""
+        for known, name in self._pipelines:
+            pipeline = known()
+            if pipeline is not None:
+                yield pipeline, name
 
     def accept(self, pipeline: Any) -> None:
         """Raises PatchError when the strategy cannot act on a pipeline like this one."""
@@ -77,8 +87,9 @@ class Listener:
         self.accept(pipeline)
         name = scheduler_name(pipeline, self.model)
         with _attaching:
-            # Replaced and never changed: other threads may be in a loop over it.
-            self._pipelines = weakref.WeakKeyDictionary({**self._pipelines, pipeline: name})
+            others = ((p, own) for p, own in self._driven() if p is not pipeline)
+            known = (*others, (pipeline, name))
+            self._pipelines = tuple((weakref.ref(p), own) for p, own in known)
         signals.hear_calls(pipeline)
         signals.hear_changes(pipeline)
         scheduler = getattr(pipeline, name, None)
@@ -159,7 +170,7 @@ class Listener:
 
     def serves(self, pipeline: Any) -> bool:
         """Whether a pipeline is known to run this denoiser; that of a request is when it does."""
-        if pipeline in self._pipelines:
+        if any(known is pipeline for known, _ in self._driven()):
             return True
         runs_it = any(module is self.entry for _, module in modules(pipeline))
         if scope_of(pipeline) is None or not runs_it:
@@ -169,13 +180,13 @@ class Listener:
 
     def scheduler_name(self, pipeline: Any) -> str:
         """Under which name a pipeline that runs this denoiser has the scheduler that drives it."""
-        return self._pipelines[pipeline]
+        return next(name for known, name in self._driven() if known is pipeline)
 
     def holds(self, scheduler: object) -> bool:
         """Whether a pipeline that runs this denoiser now holds the scheduler."""
         return any(
             getattr(pipeline, name, None) is scheduler and has_denoiser(pipeline, self.model)
-            for pipeline, name in self._pipelines.items()
+            for pipeline, name in self._driven()
         )
 
     def step_ended(

@@ -16,12 +16,14 @@ from torch import nn
 
 GROUPED = "_diffusers_hook"
 """The attribute under which diffusers keeps the hooks of a module."""
+SINGLE = "_hf_hook"
+"""That under which accelerate keeps its one."""
 
 
 def _hooks(module: nn.Module) -> list[Any]:
     """The hooks that move a module's weights or inputs, outermost first."""
     own = vars(module)
-    registry, single = own.get(GROUPED), own.get("_hf_hook")
+    registry, single = own.get(GROUPED), own.get(SINGLE)
     hooks = [*registry.hooks.values()][::-1] if registry is not None else []
     hooks += [single] if single is not None else []
     return [hook for hook in hooks if _MOVING & vars(hook).keys()]
@@ -34,7 +36,7 @@ Others are left alone: one that gathers a result over processes has none to gath
 
 def computes_on(model: nn.Module) -> Any:
     """Where its hooks bring a model and what it is given; None where it is used as it is placed."""
-    for hook in _hooks(model):
+    for hook in _hooks(model) if {GROUPED, SINGLE} & vars(model).keys() else ():
         if hasattr(hook, "group"):
             return hook.group.onload_device
         if getattr(hook, "execution_device", None) is not None:

@@ -24,7 +24,8 @@ class Part:
     @property
     def moment(self) -> Moment | None:
         """The call under way; None also when this part neither skips nor keeps anything in it."""
-        return self.session.here.acting[self.index]
+        acting = self.session.here.acting
+        return acting[self.index] if acting else None
 
     @property
     def shared(self) -> State:
@@ -35,20 +36,25 @@ class Part:
 
     def decide(self, moment: Moment) -> Decision:
         """Compute or skip, decided once per denoiser call."""
-        if moment.decision is None:
-            decision = self._sound(moment, self._decide(moment))
-            decision = moment.decision = self._agreed(moment, decision)
-            self.recipe.limits.count(moment, decision.compute)
-            if decision.distance is not None:
-                moment.record.distance = decision.distance
-                moment.record.threshold = decision.threshold
-            if decision.compute and not decision.keep:
-                self.session.here.acting[self.index] = None
-        return moment.decision
+        if moment.decision is not None:
+            return moment.decision
+        decision, recipe = self._decide(moment), self.recipe
+        if decision.distance is not None:
+            decision = self._sound(moment, decision, decision.distance)
+        if self.index in moment.call.ranks.coupled:
+            decision = self._agreed(moment, decision)
+        moment.decision = decision
+        recipe.limits.count(moment, decision.compute)
+        if decision.distance is not None:
+            moment.record.distance = decision.distance
+            moment.record.threshold = decision.threshold
+        if decision.compute and not decision.keep:
+            self.session.here.rest(self.index)
+        return decision
 
-    def _sound(self, moment: Moment, decision: Decision) -> Decision:
+    def _sound(self, moment: Moment, decision: Decision, distance: float) -> Decision:
         """What is done where a rule measured what is not finite, whatever it made of that."""
-        if decision.distance is None or math.isfinite(decision.distance):
+        if math.isfinite(distance):
             return decision
         if not decision.compute:
             self.recipe.when.overruled(moment)
@@ -58,8 +64,6 @@ class Part:
     def _agreed(self, moment: Moment, decision: Decision) -> Decision:
         """What all ranks do, where some must not skip what the others compute."""
         ranks = moment.call.ranks
-        if self.index not in ranks.coupled:
-            return decision
         kept = sorted((name, moment.store.holds(name)) for name in moment.kept)
         if not ranks.any_computes(decision.compute, kept) or decision.compute:
             return decision

@@ -92,6 +92,8 @@ REMEDY = (
 
 def innermost() -> Run | None:
     """The call of a pipeline that the present thread is in."""
+    if not _running:
+        return None
     here = threading.get_ident()
     return next((run for run in reversed(_running) if run.thread == here), None)
 

@@ -12,6 +12,10 @@ SCHEDULER = "scheduler"
 
 def has_denoiser(pipeline: Any, model: nn.Module | None) -> bool:
     """Whether a denoiser is still a part of a pipeline, by itself or inside a wrapper."""
+    # Asked at every step, and diffusers inspects a signature for its `components`.
+    held = getattr(pipeline, "__dict__", {})
+    if model is not None and any(part is model for part in held.values()):
+        return True
     components = getattr(pipeline, "components", None)
     if not isinstance(components, Mapping):
         return True

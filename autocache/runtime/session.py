@@ -37,7 +37,7 @@ from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.subject import Subject
 from autocache.runtime.totals import Totals
-from autocache.runtime.track import Branch, Here, Track, Tracks
+from autocache.runtime.track import IDLE, Branch, Here, Track, Tracks
 
 if TYPE_CHECKING:
     from autocache.runtime.ledger import Ledger
@@ -90,7 +90,7 @@ class Session(Listener):
 
     def _fresh(self) -> None:
         self.tracks = Tracks(self._arguments.direction)
-        self.here = Here(self.tracks, len(self.parts))
+        self.here = Here(self.tracks)
         self.gate = alone.Gate()
         self.compiled = Compiled(self)
         self.totals = Totals(self.dry_run)
@@ -113,8 +113,8 @@ class Session(Listener):
         model = copy.deepcopy(self.model, memo)
         assert model is not None
         copied._subject = Subject(model, memo.get(id(self.entry), model))
-        copied._pipelines = weakref.WeakKeyDictionary(
-            {memo[id(p)]: name for p, name in self._pipelines.items() if id(p) in memo}
+        copied._pipelines = tuple(
+            (weakref.ref(memo[id(p)]), name) for p, name in self._driven() if id(p) in memo
         )
         copied.ledger = copy.deepcopy(self.ledger, memo)
         copied.parts = copy.deepcopy(self.parts, memo)
@@ -200,20 +200,21 @@ class Session(Listener):
         if track is not here.track:
             track.outer = (here.track, here.acting) if here.track.call is not None else None
             here.track = track
-        here.acting = here.idle
+        here.acting = IDLE
         track.thread = threading.get_ident()
         if track.spoiled:
             track.forget()
-        for pipeline, name in list(self._pipelines.items()):
-            signals.catch_up(getattr(pipeline, name, None))
-        if self._arranges and self.enabled and not self._pipelines:
+        if self._pipelines:
+            for pipeline, name in self._driven():
+                signals.catch_up(getattr(pipeline, name, None))
+        if self._arranges and self.enabled and not self.pipelines:
             raise PatchError(
                 f"{self.patch.strategy.name} chooses the timesteps of a pipeline's scheduler, and "
                 f"no pipeline is known to run this {self.label}; patch the pipeline instead, or "
                 "give your own loop fewer steps"
             )
         self.compiled.look()
-        if self._arguments.writes_caches(args, kwargs):
+        if self.spec.compute_when and self._arguments.writes_caches(args, kwargs):
             return
         if self.enabled and track.caller.runner != track.thread and track.caller.is_other():
             turns.change(self, track, lambda: self._arguments.time(args, kwargs))
@@ -319,11 +320,13 @@ class Session(Listener):
         here.resume(track)
         if call is None:
             return
-        for part, moment in zip(self.parts, moments, strict=True):
-            if moment is not None:
-                part.recipe.when.learn(moment)
         record = call.record
-        self.totals.unreached += displaced.unreached(self.parts, moments, record)
+        if moments:
+            for part, moment in zip(self.parts, moments, strict=True):
+                if moment is not None:
+                    part.recipe.when.learn(moment)
+            if displaced.unreached(self.parts, moments, record):
+                self.totals.unreached += 1
         track.note(record)
         record.seconds = time.perf_counter() - track.started
         record.bytes = self.ledger.held
@@ -349,7 +352,7 @@ class Session(Listener):
             if self.arounds:
                 root.surround(self)
             self._listen()
-            for pipeline in list(self._pipelines):
+            for pipeline in self.pipelines:
                 self.attach(pipeline)
         except BaseException:
             self.remove()

@@ -9,7 +9,7 @@ import torch
 
 from autocache.runtime.claims import Claim
 from autocache.runtime.encodings import Held
-from autocache.runtime.encodings.base import kept_alive, plain_size
+from autocache.runtime.encodings.base import plain_size
 from autocache.runtime.entry import Entry, hold, version_of
 from autocache.runtime.ledger import Ledger
 
@@ -200,16 +200,16 @@ class Store:
             piece = piece._replace(tensor=tensor.clone(), owned=True)
             tensor = piece.tensor
         held = hold(tensor, claim, piece.owned)
-        if held.parts[0] is tensor and self._is_foreign(piece, tensor):
+        if held.parts[0] is tensor and self._is_foreign(piece, held):
             held = hold(tensor.clone(), claim, owned=True)
         values[piece.key] = (*kept, self._entry(name, held, step, time))
 
-    def _is_foreign(self, piece: Piece, tensor: torch.Tensor) -> bool:
+    def _is_foreign(self, piece: Piece, held: Held) -> bool:
         """Whether a copy must be kept: others write to it, or it is a view that keeps more alive
         than what it shows."""
-        if not piece.owned and (tensor.is_inference() or piece.key in self._written_to):
+        if not piece.owned and (held.parts[0].is_inference() or piece.key in self._written_to):
             return True
-        return kept_alive(tensor) > plain_size(tensor.shape, tensor.dtype)
+        return held.bytes > plain_size(held.shape, held.dtype)
 
     def _entry(self, name: str, held: Held, step: int, time: float | None) -> Entry:
         self._ledger.add(self.denoiser, name, held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autocache.runtime.record import StepRecord
@@ -17,6 +18,30 @@ KEPT_RECORDS = 4096
 """Denoiser calls whose record is kept, the latest ones; totals count all."""
 KEPT_BRANCHES = 256
 """Guidance branches of a generation that are told apart, the latest ones."""
+UNSETTLED = 64
+"""Records that wait to be added up: it is done when somebody asks, and not in every step."""
+
+
+@dataclass(slots=True)
+class Sums:
+    """Over all denoiser calls there were."""
+
+    passes: int = 0
+    passes_skipped: int = 0
+    blocks_skipped: int = 0
+    attention_skipped: int = 0
+    feed_forward_skipped: int = 0
+    not_finite: int = 0
+    seconds: float = 0.0
+
+    def add(self, record: StepRecord) -> None:
+        self.passes += 1
+        self.passes_skipped += record.whole
+        self.blocks_skipped += record.blocks_skipped
+        self.attention_skipped += record.attention_skipped
+        self.feed_forward_skipped += record.feed_forward_skipped
+        self.not_finite += record.not_finite
+        self.seconds += record.seconds
 
 
 class Totals:
@@ -30,14 +55,13 @@ class Totals:
         self._dry_run = dry_run
         self._numbers = itertools.count()
         self._records: deque[StepRecord] = deque(maxlen=KEPT_RECORDS)
+        self._unsettled: list[StepRecord] = []
         self._tallies: dict[tuple[int, str], Tally] = {}
         self._zero()
 
     def _zero(self) -> None:
-        self.passes = self.passes_skipped = self.generations = 0
-        self.blocks_skipped = self.attention_skipped = self.feed_forward_skipped = 0
-        self.not_finite = self.unreached = 0
-        self.seconds = 0.0
+        self._sums = Sums()
+        self.generations = self.unreached = 0
         self._saved: float | None = None
         self.pipeline_calls = 0
         self.call = self.denoiser = self.before = self.after = 0.0
@@ -51,9 +75,17 @@ class Totals:
             return tuple(self._records)
 
     @property
+    def sums(self) -> Sums:
+        """Over all calls that have ended."""
+        with self._lock:
+            self._settle()
+            return replace(self._sums)
+
+    @property
     def tallies(self) -> tuple[Tally, ...]:
         """Of the latest guidance branches."""
         with self._lock:
+            self._settle()
             return tuple(self._tallies.values())
 
     @property
@@ -73,14 +105,15 @@ class Totals:
         """A denoiser call is over."""
         with self._lock:
             self._records.append(record)
-            self.passes += 1
-            self.passes_skipped += record.whole
-            self.blocks_skipped += record.blocks_skipped
-            self.attention_skipped += record.attention_skipped
-            self.feed_forward_skipped += record.feed_forward_skipped
-            self.seconds += record.seconds
-            self.not_finite += record.not_finite
+            self._unsettled.append(record)
+            if len(self._unsettled) >= UNSETTLED:
+                self._settle()
+
+    def _settle(self) -> None:
+        for record in self._unsettled:
+            self._sums.add(record)
             self._tally(record)
+        self._unsettled.clear()
 
     def _tally(self, record: StepRecord) -> None:
         key = (record.generation, record.branch)
@@ -109,5 +142,6 @@ class Totals:
         """Count from nothing again."""
         with self._lock:
             self._records.clear()
+            self._unsettled.clear()
             self._tallies.clear()
             self._zero()

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from autocache.runtime.record import StepRecord
 
 
+Acting = Sequence["Moment | None"]
+
+IDLE: Acting = ()
+"""Nothing is to be done in any place: no denoiser call is under way, or it is computed as it is."""
+
+
 class Branch:
     """What one guidance branch remembers within a generation, for each part of the strategy."""
 
@@ -52,7 +58,7 @@ class Track:
         """Another thread gave the scheduler new timesteps in mid-generation."""
         self.spoiled = False
         """Another thread wants it to drop what it remembers."""
-        self.outer: tuple[Track, list[Moment | None]] | None = None
+        self.outer: tuple[Track, Acting] | None = None
         """What the thread was in the middle of when the call under way came."""
         self.branches: dict[str, Branch] = {}
         self.shared: Branch | None = None
@@ -192,18 +198,22 @@ class Tracks:
 class Here(threading.local):
     """What the sites of the present thread look at. Read at every intercepted call."""
 
-    def __init__(self, tracks: Tracks, parts: int) -> None:
+    def __init__(self, tracks: Tracks) -> None:
         self.tracks = tracks
         self.own = self.track = tracks.new()
         """The thread's own, and the one that the latest call is on."""
         self.refused = False
         """A call was refused before it began, so that it has nothing to leave."""
-        self.idle: list[Moment | None] = [None] * parts
-        self.acting: list[Moment | None] = self.idle
+        self.acting: Acting = IDLE
         """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
+
+    def rest(self, part: int) -> None:
+        """That part has no more to do in the denoiser call under way."""
+        acting = [*self.acting[:part], None, *self.acting[part + 1 :]]
+        self.acting = acting if any(acting) else IDLE
 
     def resume(self, track: Track) -> None:
         """Go on with the call that one of this track, which is over, was made in the middle of."""
         if self.track is track:
-            before, track.outer = track.outer or (track, self.idle), None
+            before, track.outer = track.outer or (track, IDLE), None
             self.track, self.acting = before

@@ -108,7 +108,7 @@ def _run(workload: Workload, call: dict[str, Any]) -> Trajectory:
     with patched(workload.pipe, when=Always(), where=Observed(recorder), how=Reuse()):
         recorder.trajectory.samples = workload.draw(call, pictures=False)
         sessions = [session_of(model) for model in workload.denoisers]
-        at_work = sum(session is not None and session.totals.passes > 0 for session in sessions)
+        at_work = sum(s is not None and s.totals.sums.passes > 0 for s in sessions)
     trajectory = recorder.trajectory
     if not trajectory.steps:
         raise AutocacheError("no step of the pipeline's scheduler was heard")

@@ -12,12 +12,13 @@ from autocache.errors import ParameterError
 from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.parallelism import share
 from autocache.where.base import BlockRanges, Where, check, first_time
-from autocache.where.span import Span
+from autocache.where.span import Flight, Span
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autocache.runtime.intercept import Site
+    from autocache.runtime.moment import Moment
     from autocache.runtime.part import Part
     from autocache.spec.bind import Bound, BoundStack, Signature
 
@@ -57,10 +58,13 @@ class Blocks(Where):
 
     @staticmethod
     def _blocks(span: Span, stack: BoundStack, start: int, end: int) -> list:
+        ends = (start, end - 1)
         return [
             (
                 stack.blocks[index],
-                BlockSite(span, stack, index, first=index == start, last=index == end - 1),
+                BlockSite(span, stack, index, index == start, index == end - 1)
+                if index in ends
+                else InnerSite(span, stack, index),
             )
             for index in range(start, end)
         ]
@@ -119,41 +123,49 @@ class Anchor:
 
 
 class BlockSite:
-    """One block of a span."""
+    """The first or the last block of a span, or both."""
 
     def __init__(self, span: Span, stack: BoundStack, index: int, first: bool, last: bool) -> None:
         self.span = self.unit = span
         self.signature = stack.binders[index]
-        self.attention = len(stack.attention(index))
-        self.feed_forward = len(stack.feed_forward(index))
         self.session = span.part.session
-        self.containers = span.flow.containers
         self.first = first
         self.last = last
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.span.part.moment
+        moment, span = self.span.part.moment, self.span
         if moment is None:
             return PASS
-        span = self.span
         if self.first:
             if moment.call.ranks.splits:
                 args, kwargs = share(module, args, kwargs)
             flight = span.open(moment, self._streams(args, kwargs))
         else:
             flight = moment.flights.get(span.name)
-        if flight is None or not flight.skip or moment.call.dry_run:
+        if flight is None or not flight.fills:
             return COMPUTE if self.last else PASS
-        if first_time(moment, self):
-            moment.record.blocks_skipped += 1
-            moment.record.attention_skipped += self.attention
-            moment.record.feed_forward_skipped += self.feed_forward
-        streams = span.close(moment, flight) if self.last else self._streams(args, kwargs)
-        given = {name: self.signature.get(name, args, kwargs) for name in self.containers}
-        return span.flow.join(streams, given, span.others(moment) if span.flow.extras else ())
+        if not self.last:
+            return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)
+        if first_time(moment, span):
+            span.count(moment.record)
+        return self._joined(moment, span.close(moment, flight), args, kwargs)
 
     def _streams(self, args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor | None, ...]:
         return tuple(self.signature.get(name, args, kwargs) for name in self.span.returns)
+
+    def _joined(self, moment: Moment, streams: tuple, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """What a block returns with these streams."""
+        span = self.span
+        given = {name: self.signature.get(name, args, kwargs) for name in span.flow.containers}
+        return span.flow.join(streams, given, span.others(moment) if span.flow.extras else ())
+
+    def _hand_on(
+        self, moment: Moment, flight: Flight, streams: tuple, args: tuple, kwargs: dict[str, Any]
+    ) -> Any:
+        """What a skipped block returns that others come after: the streams it was given."""
+        output = self._joined(moment, streams, args, kwargs)
+        flight.handed_on = None if self.span.flow.containers else (streams, output)
+        return output
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
         if not self.last:
@@ -169,3 +181,28 @@ class BlockSite:
             if decision.keep or not decision.compute:
                 self.span.keep(moment, flight, output)
         return output
+
+
+class InnerSite(BlockSite):
+    """A block between those two. There are many of them, and mostly each is given what the one
+    before it handed on."""
+
+    def __init__(self, span: Span, stack: BoundStack, index: int) -> None:
+        super().__init__(span, stack, index, first=False, last=False)
+        self.part, self.name, self.returns = span.part.index, span.name, span.returns
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        acting = self.session.here.acting
+        moment = acting[self.part] if acting else None
+        flight = None if moment is None else moment.flights.get(self.name)
+        if moment is None or flight is None or not flight.fills:
+            return PASS
+        if flight.handed_on is not None:
+            streams, output = flight.handed_on
+            get = self.signature.get
+            for name, stream in zip(self.returns, streams, strict=True):
+                if (kwargs[name] if name in kwargs else get(name, args, kwargs)) is not stream:
+                    break
+            else:
+                return output
+        return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +14,7 @@ from autocache.runtime.store import Piece
 
 if TYPE_CHECKING:
     from autocache.runtime.part import Part
+    from autocache.runtime.record import StepRecord
     from autocache.spec.bind import BoundStack
 
 
@@ -22,8 +23,12 @@ class Flight:
     """One pass over a span: the streams as they came in, and whether the blocks are skipped."""
 
     skip: bool
+    fills: bool
+    """Skipped, and not only in a dry run, in which the blocks run."""
     streams: tuple[torch.Tensor | None, ...]
-    versions: tuple[int, ...] = field(default=())
+    versions: tuple[int, ...] = ()
+    handed_on: tuple[tuple[torch.Tensor | None, ...], Any] | None = None
+    """The streams that the last skipped block was given, and what it returned of them."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,20 @@ class Span:
         self.part = part
         self.name = f"{stack.path}[{start}:{end}]"
         self.length = end - start
+        self.attention = sum(len(stack.attention(index)) for index in range(start, end))
+        self.feed_forward = sum(len(stack.feed_forward(index)) for index in range(start, end))
         self.flow = stack.flow
         self.returns = stack.flow.names
         self.raw_input = raw_input
         self.expected = spans
         self.clones = False
         """The model writes into its streams: what came in must be copied to be kept."""
+
+    def count(self, record: StepRecord) -> None:
+        """Its blocks are not run."""
+        record.blocks_skipped += self.length
+        record.attention_skipped += self.attention
+        record.feed_forward_skipped += self.feed_forward
 
     def others(self, moment: Moment) -> tuple[Any, ...]:
         """What a skipped block returns that is no stream."""
@@ -90,7 +103,9 @@ class Span:
         moment.record.sites[self.name] = self.part.recipe.how.action if skip else "computed"
         if skip:
             moment.record.action = self.part.recipe.how.action
-        flight = moment.flights[self.name] = Flight(skip, streams, versions)
+        flight = moment.flights[self.name] = Flight(
+            skip, skip and not moment.call.dry_run, streams, versions
+        )
         return flight
 
     def anchor(self, moment: Moment, streams: tuple[torch.Tensor | None, ...]) -> None:
