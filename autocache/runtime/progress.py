@@ -47,5 +47,6 @@ def _count(times: np.ndarray | None, sigmas: np.ndarray) -> int:
 def _array(values: Any) -> np.ndarray | None:
     if values is None:
         return None
-    made = np.asarray([float(value) for value in values], dtype=float)
+    # At once: number by number a device would be waited for as often.
+    made = np.asarray(values.tolist() if hasattr(values, "tolist") else values, dtype=float)
     return made if made.size and all(map(math.isfinite, made)) else None

@@ -23,6 +23,10 @@ def responses(scheduler: Any) -> tuple[Response, ...] | None:
     scheduler is stepped through its timesteps with numbers for samples; it is left as it is.
     """
     probe = copy.deepcopy(scheduler)
+    for name, value in vars(probe).items():
+        if isinstance(value, torch.Tensor):
+            # What it is stepped with is on the CPU, too, and nothing is waited for in each step.
+            setattr(probe, name, value.cpu())
     found = []
     for nth, time in enumerate(probe.timesteps):
         if hasattr(probe, "_step_index"):

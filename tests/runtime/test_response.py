@@ -7,7 +7,9 @@ import copy
 import diffusers
 import pytest
 import torch
+from company.placing import accelerator
 
+from autocache.runtime.progress import progress
 from autocache.runtime.response import gain, responses
 
 LINEAR = {
@@ -61,6 +63,19 @@ def test_a_gain_makes_good_for_an_early_error(name: str) -> None:
         torch.testing.assert_close(
             run(scheduler, wrong, late + 1), right, rtol=1e-3, atol=1e-3 * float(right.abs().max())
         )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", LINEAR)
+def test_responses_are_the_same_on_an_accelerator(name: str) -> None:
+    """Where timesteps and noise levels are, a scheduler takes no latent of the CPU."""
+    scheduler, elsewhere = LINEAR[name](), LINEAR[name]()
+    scheduler.set_timesteps(8)
+    elsewhere.set_timesteps(8, device=accelerator())
+    assert elsewhere.timesteps.device.type == accelerator().type
+    assert responses(elsewhere) == responses(scheduler) is not None
+    assert elsewhere.timesteps.device.type == accelerator().type
+    assert progress(elsewhere) == progress(scheduler)
 
 
 @pytest.mark.filterwarnings("ignore")
