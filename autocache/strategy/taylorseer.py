@@ -36,8 +36,9 @@ class TaylorSeer(Strategy):
     Formula: F[0] = f, F[j+1] = (F[j] - F'[j]) / g, F' the differences at the computed step g steps
     before; x steps later f = sum of F[j] x^j / j! over j <= order, as far as computed steps reach.
 
-    Memory: (order + 1) s for each attention and each feed-forward, for each guidance branch; for
-    each stream and block stack with scope="stack"; of the denoiser's output with scope="output".
+    Memory: (order + 1) s for each attention and each feed-forward, for each guidance branch, where
+    a block with one stream (FLUX) has 4 s for its feed-forward; for each stream and block stack
+    with scope="stack"; of the denoiser's output with scope="output".
 
     Choose it: for many steps on a smooth trajectory, where the schedule should not wait for the
     device; scope="output" keeps least and skips most. Few steps leave nothing to forecast from.
