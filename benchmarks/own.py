@@ -63,7 +63,7 @@ def grids() -> dict[str, list[Variant]]:
                 joined=(False,),
             ),
         ],
-        "deepcache": _each("deepcache", interval=(2, 3, 4, 5, 8), branch=(0, 1, 2)),
+        "deepcache": _each("deepcache", interval=(2, 3, 4, 5, 6, 8), branch=(0, 1, 2, 3)),
         "dicache": _dialled(
             "dicache",
             "threshold",
