@@ -49,8 +49,7 @@ def page() -> str:
     """The page as Markdown."""
     measured = list(cases())
     parts = [ABOUT.format(**measured[0].head), origin(measured[0].head)]
-    if ahead := behind(measured):
-        parts += ["## Where another library is ahead", ahead]
+    parts += ["## Where another library is ahead", behind(measured)]
     known = dict.fromkeys(name for case in measured for name in case.rows)
     for case in measured:
         parts += [f"## {case.title}", *_tables(case)]
