@@ -55,9 +55,10 @@ def run(options: argparse.Namespace) -> None:
     report.require()
     from rich.console import Console
 
-    from autocache.demo.run import STRATEGIES
+    from autocache.demo.run import STRATEGIES, check
     from autocache.demo.run import run as run_demo
 
+    check(options.prompts, options.steps)
     for strategy in options.strategy or ():
         asked.check(strategy)  # Before anything is drawn.
     # What a machine reads is alone on standard output.

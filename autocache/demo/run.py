@@ -139,6 +139,12 @@ def _against(
     }
 
 
+def check(prompts: int, steps: int) -> None:
+    """Raises AutocacheError where there are too few of them to compare anything."""
+    if prompts < 1 or steps < 2:
+        raise AutocacheError("the demonstration needs at least 1 prompt and 2 steps")
+
+
 def run(
     out: Path,
     strategy: str | Sequence[str] = STRATEGIES,
@@ -159,8 +165,7 @@ def run(
     Raises:
         AutocacheError: a run failed or was not patched, or the `report` extra is missing.
     """
-    if prompts < 1 or steps < 2:
-        raise AutocacheError("the demonstration needs at least 1 prompt and 2 steps")
+    check(prompts, steps)
     report.require()
     import numpy as np
 

@@ -116,25 +116,23 @@ def _call_asked(
     return output
 
 
-def _call_traced(
-    module: nn.Module, compute: Callable[..., Any], args: tuple, kwargs: dict[str, Any]
-) -> Any:
-    """One call as the compiler traces it, of a module that is called in compiled code."""
-    site: Any = module.__dict__[KEY]
-    trays = getattr(site, "trays", None)
-    if trays is not None and trays.here.laid:
-        return _call_asked(site, trays.here, compute, args, kwargs)
-    output = _enter_opaque(module, args, kwargs)
-    if output is PASS:
-        return compute(*args, **kwargs)
-    if output is not COMPUTE:
-        return output
-    output = compute(*args, **kwargs)
-    return _leave_opaque(module, args, kwargs, output)
-
-
 class _Intercepted(nn.Module):
     """Mixed into every swapped class, before the original one."""
+
+    def _autocache_traced(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One call as the compiler traces it."""
+        compute: Any = super().__call__
+        site: Any = self.__dict__[KEY]
+        trays = getattr(site, "trays", None)
+        if trays is not None and trays.here.laid:
+            return _call_asked(site, trays.here, compute, args, kwargs)
+        output = _enter_opaque(self, args, kwargs)
+        if output is PASS:
+            return compute(*args, **kwargs)
+        if output is not COMPUTE:
+            return output
+        output = compute(*args, **kwargs)
+        return _leave_opaque(self, args, kwargs, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # Copied with its whole model it stays patched, by the copy's own session. Copied alone it
@@ -173,7 +171,7 @@ def _calling(base: Any) -> Callable[..., Any]:
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _traced():
-            return _call_traced(self, functools.partial(base.__call__, self), args, kwargs)
+            return self._autocache_traced(args, kwargs)
         site = self.__dict__[KEY]
         if not site.session.here.acting:
             return base.__call__(self, *args, **kwargs)

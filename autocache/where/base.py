@@ -93,7 +93,7 @@ class Where:
         """
 
 
-def first_time(moment: Moment, site: object) -> bool:
+def first_time(moment: Moment, site: Site) -> bool:
     """Whether a module is reached for the first time in this call: what a model runs several times
     counts once."""
     if site in moment.flights:

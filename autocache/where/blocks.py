@@ -146,7 +146,7 @@ class BlockSite:
             return COMPUTE if self.last else PASS
         if not self.last:
             return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)
-        if first_time(moment, span):
+        if first_time(moment, self):
             span.count(moment.record)
         return self._joined(moment, span.close(moment, flight), args, kwargs)
 
