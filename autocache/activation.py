@@ -212,6 +212,7 @@ def _record(model: nn.Module) -> None:
 
 def _write_stats(path: Path, pid: int) -> None:
     from autocache import api
+    from autocache.jsonable import jsonable
 
     if os.getpid() != pid:  # a forked worker: the parent writes
         return
@@ -223,6 +224,6 @@ def _write_stats(path: Path, pid: int) -> None:
         for one in found:
             print(one, file=sys.stderr, flush=True)
         return
-    runs = [one.to_dict() for one in found]
+    runs = jsonable([one.to_dict() for one in found])
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(runs, indent=2, default=str) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(runs, indent=2, allow_nan=False) + "\n", encoding="utf-8")

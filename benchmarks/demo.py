@@ -15,8 +15,8 @@ from pathlib import Path
 import diffusers
 import torch
 
-from autocache.demo.report import plain_json
 from autocache.demo.run import run
+from autocache.jsonable import jsonable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,7 +38,7 @@ def main() -> None:
         f"--guidance {options.guidance:g}",
         "machine": f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        "figures": plain_json(figures),
+        "figures": jsonable(figures),
     }
     path = ROOT / "benchmarks" / "results" / "demo.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ MEASURED = re.compile(r"(<!-- measured:begin -->\n).*(<!-- measured:end -->)", r
 
 
 def _numbers(value: Any) -> Any:
-    """Undo `report.plain_json`: JSON has no infinity."""
+    """Undo `jsonable`: JSON has no infinity."""
     if isinstance(value, dict):
         return {key: _numbers(entry) for key, entry in value.items()}
     return float(value) if value in ("inf", "-inf", "nan") else value

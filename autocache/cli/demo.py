@@ -9,6 +9,7 @@ from pathlib import Path
 from autocache.cli import asked
 from autocache.cli.parser import add_json, examples
 from autocache.cli.telling import telling
+from autocache.jsonable import jsonable
 
 WRITTEN = "where pictures, table, figures and step records go (default: %(default)s)"
 
@@ -75,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
             tell=tell,
         )
     if options.json:
-        print(json.dumps(report.plain_json(figures), indent=2))
+        print(json.dumps(jsonable(figures), indent=2))
     else:
         console.print(report.table(figures))
     console.print(f"pictures, table, figures and step records: {options.out}", soft_wrap=True)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from autocache.demo.report import plain_json
+from autocache.jsonable import jsonable
 from autocache.metrics import SMALLEST, mean_psnr, psnr, relative_l1, ssim
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON; floats that JSON lacks are the strings "inf" and "nan"."""
-        return plain_json(
+        return jsonable(
             {
                 "samples": self.samples,
                 "steps": self.steps,

@@ -38,17 +38,6 @@ def require() -> None:
         )
 
 
-def plain_json(value: Any) -> Any:
-    """The value with non-finite floats, which JSON lacks, as the strings "inf", "-inf", "nan"."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: plain_json(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(entry) for entry in value]
-    return value
-
-
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 

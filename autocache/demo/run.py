@@ -20,6 +20,7 @@ from autocache import demo
 from autocache.demo import checker, report, scenes
 from autocache.demo.prompts import held_out
 from autocache.errors import AutocacheError
+from autocache.jsonable import jsonable
 from autocache.metrics import mean_psnr, psnr, relative_l1, ssim
 
 if TYPE_CHECKING:
@@ -231,6 +232,6 @@ def run(
         }
     report.grid(out / "grid.png", captions, plain, pictures)
     (out / "table.md").write_text(report.markdown(figures))
-    (out / "steps.json").write_text(json.dumps(report.plain_json(records), indent=1) + "\n")
-    (out / "figures.json").write_text(json.dumps(report.plain_json(figures), indent=2) + "\n")
+    (out / "steps.json").write_text(json.dumps(jsonable(records), indent=1) + "\n")
+    (out / "figures.json").write_text(json.dumps(jsonable(figures), indent=2) + "\n")
     return figures

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -13,6 +12,7 @@ from typing import Any
 
 import autocache
 from autocache.errors import AutocacheError
+from autocache.jsonable import jsonable
 
 FORMAT = "autocache report 1"
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
@@ -38,19 +38,7 @@ def document(
 
 def text(report: Mapping[str, Any]) -> str:
     """The report as strict JSON: what is not finite is a string, and what is no data its `str`."""
-    return json.dumps(_plain(report), indent=1, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(entry) for entry in value]
-    return str(value)
+    return json.dumps(jsonable(report), indent=1, allow_nan=False) + "\n"
 
 
 def versions() -> dict[str, str]:

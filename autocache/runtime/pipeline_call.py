@@ -61,7 +61,7 @@ class PipelineCall:
         if callable(getattr(bar, "set_postfix_str", None)):
             self._bar, self._calls, self._computed = weakref.ref(bar), 0, 0
 
-    def denoised(self, record: StepRecord, started: float) -> None:
+    def denoised(self, record: StepRecord, started: float, dry_run: bool) -> None:
         """A call of a denoiser that was `started` at this time is over now."""
         self._first = started if self._first is None else self._first
         self._last = started + record.seconds
@@ -70,7 +70,7 @@ class PipelineCall:
         if bar is None:
             return
         self._calls += 1
-        self._computed += record.action == "computed"
+        self._computed += dry_run or record.action == "computed"
         # Shown when the bar is drawn next, which its pipeline sees to at the end of the step.
         bar.set_postfix_str(f"computed {self._computed / self._calls:.0%}", refresh=False)
 

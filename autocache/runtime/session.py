@@ -333,7 +333,7 @@ class Session(Listener):
         self.totals.add(record)
         run = runs.innermost()
         if run is not None:
-            run.call.denoised(record, track.started)
+            run.call.denoised(record, track.started, self.dry_run)
         log.decision(record)
         if record.not_finite:
             self._notices.not_finite(record, self._strategy)

@@ -15,6 +15,7 @@ from autocache.cli.main import main
 from autocache.demo import report
 from autocache.demo.prompts import held_out
 from autocache.demo.run import run, share_run
+from autocache.jsonable import jsonable
 from autocache.metrics import mean_psnr
 
 
@@ -79,7 +80,7 @@ def test_a_terminal_of_eighty_columns_shows_every_word() -> None:
 
 
 def test_json_has_no_infinity() -> None:
-    text = json.dumps(report.plain_json(figures()), allow_nan=False)
+    text = json.dumps(jsonable(figures()), allow_nan=False)
     assert json.loads(text)["strategies"]["teacache"]["psnr_mean"] == "inf"
 
 

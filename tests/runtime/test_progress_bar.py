@@ -32,3 +32,13 @@ def test_the_bar_shows_the_share_until_the_patch_is_off(nothing_patched):
         run(pipe, steps=4)
     assert "computed" not in draw()
     assert type(pipe).progress_bar == plain
+
+
+def test_in_a_dry_run_all_is_computed():
+    """Whatever would have been skipped."""
+    pipe, shown = make("flux"), io.StringIO()
+    pipe.set_progress_bar_config(file=shown, disable=False, mininterval=0)
+    with autocache.patched(pipe, "fora", interval=2, dry_run=True) as patch:
+        run(pipe, steps=8)
+        assert any(step.action != "computed" for step in patch.stats().steps)
+    assert "computed 100%" in shown.getvalue()
