@@ -26,7 +26,7 @@ REASONS: dict[str, str] = {}
 def behind(measured: list[Case]) -> str:
     """The best of each side, and method by method."""
     lines = [
-        f"- {peer} against {SAME[peer]}: {'; '.join(rows)}. {REASONS[peer]}"
+        f"- {peer} against {SAME[peer]}: {'; '.join(rows)}. {_reason(peer, rows)}"
         for peer, rows in ahead(measured).items()
     ]
     said = "these rows of theirs are" if lines else "of what was measured on both sides nothing is"
@@ -34,9 +34,15 @@ def behind(measured: list[Case]) -> str:
     return "\n\n".join(part for part in (overall(measured), words, "\n".join(lines)) if part)
 
 
+def _reason(peer: str, rows: list[str]) -> str:
+    if peer not in REASONS:
+        raise ValueError(f"REASONS in {__file__} does not say why {peer} is ahead: {rows}")
+    return REASONS[peer]
+
+
 def overall(measured: list[Case]) -> str:
     """Where the best of any library is above the best of the strategies here."""
-    found = []
+    found, compared = [], []
     for case in measured:
         for speedup in SPEEDUPS:
             best = best_of(case.rows, speedup)
@@ -44,17 +50,20 @@ def overall(measured: list[Case]) -> str:
             theirs = [best[one] for one in LIBRARIES if one in best]
             if not ours or not theirs:
                 continue
+            compared.append(case.title)
             (name, mine), (peer, other) = (
                 max(side, key=lambda one: decibels(one[1])) for side in (ours, theirs)
             )
             if decibels(other) > decibels(mine):
                 figures = f"{decibels(other):.1f} to {decibels(mine):.1f} dB"
                 found.append(f"- {case.title}, {speedup}x: {peer} before {name}, {figures}")
+    silent = [case.title for case in measured if case.title not in compared]
+    unsaid = f" There is no row of another library yet for: {'; '.join(silent)}." if silent else ""
     if found:
-        return "\n".join(found)
+        return "\n".join(found) + unsaid.replace(" ", "\n\n", 1)
     return (
-        "At no speed-up of any pipeline is the best of the other libraries above the best of the "
-        "strategies here."
+        "At no speed-up is the best of the other libraries above the best of the strategies here, "
+        f"as far as both are measured; each section names what is not yet.{unsaid}"
     )
 
 

@@ -135,6 +135,9 @@ def test_a_peer_that_is_ahead_is_named() -> None:
         "diffusers TaylorSeer": ["shapes_plain 2x 44.0 to 43.0"],
     }
     assert quality_peers.overall([CASE]).startswith("At no speed-up")
+    assert "no row" not in quality_peers.overall([CASE])
+    silent = Case("b", "B", {}, {"auto": ROWS["auto"]})
+    assert quality_peers.overall([CASE, silent]).endswith("no row of another library yet for: B.")
     better = {**ROWS, "cache-dit": {"4": cell(48)}}
     found = quality_peers.overall([Case("a", "A", {}, better)])
     assert found == "- A, 4x: cache-dit before auto, 48.0 to 41.0 dB"
