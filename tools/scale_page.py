@@ -18,6 +18,10 @@ DIMENSIONS = {
     "tokens": "with the number of tokens",
     "batch": "with the number of samples in a batch",
 }
+TIME = (
+    " **Time** is the step's as a ratio to the plain model's in the same round, the median of a "
+    "few rounds on a machine that does other things too."
+)
 Rows = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -33,8 +37,7 @@ def page() -> str:
         "overhead takes time, which makes the ratios the worst there are.",
         "**Instructions** are those of Python's interpreter in our own files, in a step that "
         "computes and in one that skips: the same on every machine with this Python, and asserted "
-        "in tests. **Time** is the step's as a ratio to the plain model's in the same round, the "
-        "median of a few rounds on a machine that does other things too.",
+        f"in tests.{TIME if _timed(result['growth']['blocks']) else ''}",
         f"`{result['command']}`, {machine['processor']}, {machine['threads']} thread, Python "
         f"{known['python']}, torch {known['torch']}, diffusers {known['diffusers']}.",
     ]
@@ -88,8 +91,10 @@ def _sessions(sessions: dict[str, dict[str, dict[str, float]]]) -> list[str]:
     for name, rows in sessions.items():
         cells = [_session(rows[count]) if count in rows else "" for count in counts]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    timed = any("ratio" in row for rows in sessions.values() for row in rows.values())
+    time = ", and its time as a ratio to the time alone" if timed else ""
     return [
-        "Instructions per step of one generation, and its time as a ratio to the time alone. "
+        f"Instructions per step of one generation{time}. "
         "*Requests by turns* are so many at work, each taking a step in its turn.",
         "\n".join(lines),
         *(_cost_of_one(name, rows) for name, rows in sessions.items() if "0" in rows),
