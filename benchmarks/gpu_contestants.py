@@ -28,11 +28,18 @@ OURS: dict[str, dict[str, Any]] = {
         "max_consecutive_skips": 1,
     },
     "fbcache": {"threshold": ALWAYS, "warmup_steps": FIRST, "max_consecutive_skips": 1},
+    "magcache": {
+        "threshold": ALWAYS,
+        "ratios": [1.0, 1.0],
+        "retention": 0.0,
+        "warmup_steps": FIRST,
+        "max_consecutive_skips": 1,
+    },
     "taylorseer": {"interval": 2, "order": 1, "warmup_steps": FIRST},
     "attention": {"step_start": FIRST, "step_interval": 2},
     "deepcache": {"interval": 2},
 }
-FOR_STACKS = ("dit_block", "teacache", "fbcache")
+FOR_STACKS = ("dit_block", "teacache", "fbcache", "magcache")
 FOR_LEVELS = ("deepcache",)
 
 
@@ -94,6 +101,8 @@ def _peers(sub_modules: list[str]) -> dict[str, Contestant]:
             disable_cache_before_step=FIRST,
             max_order=1,
             cache_identifiers=sub_modules,
+            # Half of it by default, whatever the model's is.
+            taylor_factors_dtype=loop.latent.dtype,
         )
 
     return {
@@ -127,7 +136,7 @@ def _diffusers(config: Callable[[Loop, int], Any]) -> Callable[[Loop, int], Any]
 @contextlib.contextmanager
 def _cache_dit(loop: Loop, steps: int) -> Iterator[None]:
     """On the model alone, as its documentation has it where no pipeline is called. The kernels of
-    attention stay those of the others."""
+    attention stay those of the others. It goes by itself to the next generation one step late."""
     import cache_dit
 
     config = cache_dit.DBCacheConfig(
@@ -140,9 +149,12 @@ def _cache_dit(loop: Loop, steps: int) -> Iterator[None]:
         num_inference_steps=steps,
     )
     cache_dit.enable_cache(loop.model, cache_config=config, attention_backend="native")
+    before = loop.announce
+    loop.announce = lambda: cache_dit.refresh_context(loop.model, cache_config=config)
     try:
         yield
     finally:
+        loop.announce = before
         cache_dit.disable_cache(loop.model)
 
 

@@ -55,7 +55,6 @@ class Waits:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Waits:
-        self._before = self.count
         if self._gpu:
             self._said = self._stack.enter_context(warnings.catch_warnings(record=True))
             warnings.simplefilter("always")
@@ -63,6 +62,11 @@ class Waits:
         else:
             self._reads = self._stack.enter_context(_Reads())
         return self
+
+    @property
+    def so_far(self) -> int:
+        """On a CPU, what was counted since it was entered."""
+        return self._reads.count
 
     def __exit__(self, *raised: object) -> None:
         if self._gpu:

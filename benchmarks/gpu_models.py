@@ -136,9 +136,9 @@ def _refresh(module: nn.Module, device: torch.device) -> None:
         setattr(module, name, fresh.to(buffer.dtype))
 
 
-def models(tiny: bool = False) -> dict[str, Model]:
-    """Those of the listing, by name; `tiny` ones of the same classes for a machine without GPU."""
-    listed = yaml.safe_load(LISTING.read_text())
+def models(tiny: bool = False, listing: Path = LISTING) -> dict[str, Model]:
+    """Those of a listing, by name; `tiny` ones of the same classes for a machine without GPU."""
+    listed = yaml.safe_load(listing.read_text())
     return {name: _model(name, entry, tiny) for name, entry in listed.items()}
 
 

@@ -30,6 +30,8 @@ class Loop:
     """Two guidance branches are the halves of one batch."""
     now: Any = None
     """The timestep of the step under way, as pipelines have it."""
+    announce: Callable[[], None] = lambda: None
+    """Called before each generation: some caches have to be told that one begins."""
 
     @torch.no_grad()
     def run(self, steps: int, between: Callable[[], None] = lambda: None) -> list[torch.Tensor]:
@@ -43,6 +45,7 @@ class Loop:
 
     def advance(self, steps: int) -> Iterator[torch.Tensor]:
         """A generation, step by step, to take turns with others."""
+        self.announce()
         # On the meta device they would have no values.
         device = "cpu" if self.latent.is_meta else self.latent.device
         self.scheduler.set_timesteps(steps, device=device)

@@ -1,143 +1,163 @@
-"""What patching costs when every step is computed: `python benchmarks/overhead.py`.
+"""What a method adds to a step, ours and other libraries': `python benchmarks/overhead.py`.
 
-One 57-block FluxTransformer of tiny width is, in turn, left plain, patched by each strategy with a
-setting that never skips, and put under diffusers' own First Block Cache at threshold 0: the very
-same object each time, since two equal models differ by more than what is measured. Figures are
-medians of ratios to the plain step of the same turn.
+On denoisers of 57 and 30 blocks of tiny width, where hardly anything but the calls takes time, and
+on one of a width where the computing does. A method computes and skips by turns where it can, or
+computes every step.
+
+What is counted is the same on every machine: Python instructions, torch operations, waits for the
+device, bytes. Times are of this one: each turn times the plain loop and the method on the same
+model, one after the other; ratios are to the plain step of the same turn, and their median counts.
+Times are processor time of one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
-import platform
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
+import overhead_row
 import torch
-from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel
 
 import autocache
+import gpu_models
+from gpu_contestants import FIRST, Contestant, contestants
+from gpu_models import Model
+from loops import Loop
+from machine import host, versions
+from work import Counted
 
-NEVER_SKIP: dict[str, dict[str, Any]] = {
-    "teacache": {"threshold": 0, "coefficients": [1.0, 0.0]},
+LISTING = Path(__file__).with_name("overhead_models.yaml")
+RESULT = Path(__file__).parent / "results" / "overhead.json"
+NEVER: dict[str, dict[str, Any]] = {
     "dit_block": {"step_interval": 1},
+    "teacache": {"threshold": 0.0, "coefficients": [1.0, 0.0]},
     "attention": {"step_interval": 1},
+    "fbcache": {"threshold": 1e-9},
 }
-# Probes, keeps and accounts as in use, and still computes: the probe's change is never so small.
-KEEPS = {"teacache": {"threshold": 1e-9, "coefficients": [1.0, 0.0]}}
+"""Settings with which nothing is ever skipped. At its threshold fbcache still measures and keeps,
+as First Block Cache does in diffusers."""
+CPU = torch.device("cpu")
 
 
-WARM, TIMED = 4, 8
-"""Steps of one turn: the interpreter first specialises its code for the classes it meets."""
-
-
-def build() -> FluxTransformer2DModel:
-    torch.manual_seed(0)
-    return FluxTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        num_layers=19,
-        num_single_layers=38,
-        attention_head_dim=16,
-        num_attention_heads=1,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 4, 8),
-    ).eval()
-
-
-def inputs(time_value: float) -> dict[str, Any]:
-    generator = torch.Generator().manual_seed(0)
+def methods(model: Model) -> dict[str, Contestant]:
+    """By name; the plain one again is what the figures are worth."""
+    found = contestants(model)
     return {
-        "hidden_states": torch.randn(1, 16, 4, generator=generator),
-        "encoder_hidden_states": torch.randn(1, 8, 16, generator=generator),
-        "pooled_projections": torch.randn(1, 16, generator=generator),
-        "img_ids": torch.zeros(16, 3),
-        "txt_ids": torch.zeros(8, 3),
-        "timestep": torch.tensor([time_value]),
-        "return_dict": False,
+        "plain, again": found.pop("plain"),
+        **{f"autocache {name}, never skipping": _never(name) for name in NEVER},
+        **found,
     }
 
 
-Contestant = tuple[Callable[[FluxTransformer2DModel], Any], Callable[[FluxTransformer2DModel], Any]]
+def _never(name: str) -> Contestant:
+    return Contestant(
+        lambda loop, steps: autocache.patched(loop.pipeline, name, **NEVER[name]), pattern="none"
+    )
 
 
-def nothing(model: FluxTransformer2DModel) -> None:
-    return None
+class Bench:
+    """One model and what is measured on it."""
 
-
-def contestants() -> dict[str, Contestant]:
-    """How to put each one on the model, and how to take it off."""
-    patches = {f"autocache {name}": (name, given) for name, given in NEVER_SKIP.items()}
-    patches["autocache teacache, measuring"] = ("teacache", KEEPS["teacache"])
-    found: dict[str, Contestant] = {"plain": (nothing, nothing), "plain again": (nothing, nothing)}
-    for label, (name, given) in patches.items():
-        found[label] = (
-            functools.partial(autocache.patch, strategy=name, **given),
-            autocache.unpatch,
-        )
-    config = FirstBlockCacheConfig(threshold=0.0)
-    enable = functools.partial(FluxTransformer2DModel.enable_cache, config=config)
-    found["diffusers FirstBlockCache"] = (enable, FluxTransformer2DModel.disable_cache)
-    return found
-
-
-@torch.no_grad()
-def measure(rounds: int) -> dict[str, dict[str, float]]:
-    """Median ratio to the plain model's step of the same round, and microseconds per block."""
-    model, found = build(), contestants()
-    seconds: dict[str, list[float]] = {name: [] for name in found}
-    for turn in range(rounds + 1):
-        # The order rotates, so that none is always the one to run after the same neighbour.
-        names = list(found)
-        names = names[turn % len(names) :] + names[: turn % len(names)]
-        for name in names:
-            put_on, take_off = found[name]
-            put_on(model)
-            times = []
-            for step in range(WARM + TIMED):
-                given = inputs(1 - step / (WARM + TIMED))
-                with model.cache_context("cond"):
-                    start = time.perf_counter()
-                    model(**given)
-                    times.append(time.perf_counter() - start)
-            take_off(model)
-            if turn >= 1:
-                seconds[name].append(statistics.median(times[WARM:]))
-    figures = {}
-    for name, own in seconds.items():
-        pairs = list(zip(own, seconds["plain"], strict=True))
-        figures[name] = {
-            "ratio": statistics.median(a / b for a, b in pairs),
-            "added_us_per_block": statistics.median(a - b for a, b in pairs) / 57 * 1e6,
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.methods = methods(model)
+        self.loop = model.build(CPU, torch.float32)
+        self.kinds = {
+            name: overhead_row.kinds(self._loop(one), one, model.steps)
+            for name, one in self.methods.items()
         }
-    return figures
+
+    def _loop(self, method: Contestant) -> Loop:
+        """The one loop, but for what leaves traces in it."""
+        return self.model.build(CPU, torch.float32) if method.leaves_traces else self.loop
+
+    def counts(self, name: str) -> dict[str, Any]:
+        """What does not vary between machines."""
+        method, steps, kinds = self.methods[name], self.model.steps, self.kinds[name]
+        found = {
+            "steps": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+            "waits": overhead_row.waits(self._loop(method), method, steps, kinds),
+            "work": overhead_row.work(self._loop(method), method, steps, kinds),
+            "bytes": overhead_row.held(self._loop(method), method, steps),
+        }
+        if name.startswith("autocache"):
+            found["intercepted"] = self._intercepted(method)
+        return found
+
+    def _intercepted(self, method: Contestant) -> float:
+        """Calls of modules that we stand before, in a step."""
+        with method.install(self.loop, self.model.steps), Counted() as counted:
+            self.loop.run(self.model.steps)
+        return round(counted.work.intercepted / self.model.steps, 1)
+
+    def times(self, rounds: int) -> dict[str, dict[str, Any]]:
+        """Of each method and kind of step the ratio, and the microseconds that were added."""
+        turns: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in self.methods}
+        names = list(self.methods)
+        for turn in range(rounds + 1):
+            # The order rotates, so that none is always the one to run after the same neighbour.
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                method, kinds = self.methods[name], self.kinds[name]
+                loop = self._loop(method)
+                took = overhead_row.seconds(loop, method, self.model.steps, kinds)
+                if turn:
+                    turns[name].append(took)
+        return {name: _figures(several) for name, several in turns.items()}
+
+
+def _figures(turns: list[tuple[float, dict[str, float]]]) -> dict[str, Any]:
+    kinds = turns[0][1] if turns else {}
+    return {
+        kind: {
+            "ratio": round(statistics.median(own[kind] / plain for plain, own in turns), 4),
+            "added_us": round(
+                statistics.median(own[kind] - plain for plain, own in turns) * 1e6, 1
+            ),
+        }
+        for kind in kinds
+    }
+
+
+def measure(model: Model, rounds: int) -> dict[str, Any]:
+    """All rows of a model."""
+    bench = Bench(model)
+    counts = {name: bench.counts(name) for name in bench.methods}
+    times = bench.times(rounds)
+    return {
+        "title": model.title,
+        "rows": {name: {**counts[name], "time": times[name]} for name in bench.methods},
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/overhead.json"))
+    parser.add_argument("--tiny", action="store_true", help="few blocks: to see that it runs")
+    parser.add_argument("--model", action="append", help="one of the listing; all by default")
+    parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures = measure(options.rounds)
+    models = gpu_models.models(options.tiny, LISTING)
     result = {
         "command": f"python benchmarks/overhead.py --rounds {options.rounds}",
-        "machine": f"{platform.processor() or platform.machine()}, 1 thread",
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        "model": "FluxTransformer2DModel, 19 + 38 blocks, width 16",
-        "figures": figures,
+        "machine": host(),
+        "versions": versions("cache_dit"),
+        "computed_first": FIRST,
+        "rounds": options.rounds,
+        "models": {},
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in options.model or models:
+        model = models[name]
+        result["models"][name] = found = measure(model, options.rounds)
+        for method, row in found["rows"].items():
+            print(name, method, json.dumps(row), flush=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
-    for name, row in figures.items():
-        print(f"{name:<32} {row['ratio']:.4f}x  {row['added_us_per_block']:+.2f} us per block")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,10 @@ def auto_with_invariant(steps: int) -> list[Variant]:
 
 
 def grids() -> dict[str, list[Variant]]:
-    """The variants of each strategy; MagCache's are without the ratios, which are measured."""
+    """The variants of each strategy; MagCache's are without the ratios, which are measured.
+
+    Where another library has the same method, what is tried of its settings is among them.
+    """
     return {
         "adacache": [
             *_each("adacache", codebook=("slow", "fast"), max_consecutive_skips=(1, 2, 4)),
@@ -49,18 +52,22 @@ def grids() -> dict[str, list[Variant]]:
                 "threshold",
                 (0.005, 1.0),
                 fn=(1,),
-                order=(0, 2),
-                warmup_steps=(4,),
+                order=(0, 1, 2),
+                warmup_steps=(2, 4),
                 joined=(False, True),
             ),
-            *_each(
-                "dbcache",
-                fn=(1,),
-                order=(0, 1, 2),
-                threshold=(100.0,),
-                warmup_steps=(2,),
-                max_consecutive_skips=(1, 2, 4, 6),
-                joined=(False,),
+            *(
+                variant
+                for warmup, caps in ((2, (1, 2, 4, 6)), (4, (2, 3, 7, 11)))
+                for variant in _each(
+                    "dbcache",
+                    fn=(1,),
+                    order=(0, 1, 2),
+                    threshold=(100.0,),
+                    warmup_steps=(warmup,),
+                    max_consecutive_skips=caps,
+                    joined=(False,),
+                )
             ),
         ],
         "deepcache": _each("deepcache", interval=(2, 3, 4, 5, 6, 8), branch=(0, 1, 2, 3)),
@@ -82,30 +89,34 @@ def grids() -> dict[str, list[Variant]]:
             attention_interval=(2, 6),
             attention_window=((-1, 1001),),
         ),
-        "fbcache": _dialled("fbcache", "threshold", (0.005, 5.0), max_consecutive_skips=(3, 28)),
+        "fbcache": _dialled("fbcache", "threshold", (0.005, 2.0), max_consecutive_skips=(3, 28)),
         "fora": _each("fora", interval=(2, 3, 4, 5, 6), countdown=(False, True)),
         "invariant": _each("invariant"),
-        "magcache": _dialled(
-            "magcache",
-            "threshold",
-            (0.002, 5.0),
-            retention=(0.05,),
-            max_consecutive_skips=(6,),
-        ),
+        "magcache": [
+            variant
+            for cap, retention in ((3, 0.1), (6, 0.05))
+            for variant in _dialled(
+                "magcache",
+                "threshold",
+                (0.002, 3.0),
+                retention=(retention,),
+                max_consecutive_skips=(cap,),
+            )
+        ],
         "pab": [
             *_each("pab", spatial_range=(2, 6), spatial_window=((0, 1001),)),
             *_each("pab", spatial_range=(2, 6), cross_range=(6,), spatial_window=((0, 1001),)),
         ],
         "seacache": _dialled(
-            "seacache", "threshold", (0.01, 20.0), order=(1,), max_consecutive_skips=(2, 5)
+            "seacache", "threshold", (0.01, 10.0), order=(1,), max_consecutive_skips=(2, 5)
         ),
         "taylorseer": [
             *_each(
                 "taylorseer",
-                interval=(2, 3, 4, 5, 6),
+                interval=(2, 3, 4, 5, 6, 7),
                 order=(1, 2),
                 scope=("output",),
-                basis=("newton",),
+                basis=("newton", "taylor"),
                 phase=("published", "diffusers"),
                 warmup_steps=(2, 4),
             ),

@@ -37,8 +37,16 @@ def _sub_modules(size: Size) -> int:
     return 2 * size.one * (2 * double + 5 * (size.blocks - double))
 
 
+def _inner_blocks(size: Size) -> int:
+    """All blocks but a tenth of each stack at both its ends; the two are skipped as one where that
+    is none."""
+    double = size.blocks // 3
+    outer = round(0.1 * double) or round(0.1 * (size.blocks - double))
+    return size.one * (2 if outer else 1)
+
+
 SETTINGS = (
-    Setting("dit_block", {"step_start": 2, "step_interval": 2}, lambda size: 2 * size.one),
+    Setting("dit_block", {"step_start": 2, "step_interval": 2}, _inner_blocks),
     Setting(
         "teacache",
         {
@@ -47,12 +55,12 @@ SETTINGS = (
             "warmup_steps": 2,
             "max_consecutive_skips": 1,
         },
-        lambda size: 2 * size.one + _picture(size),
+        lambda size: size.one + _picture(size),
     ),
     Setting(
         "fbcache",
         {"threshold": 1e9, "warmup_steps": 2, "max_consecutive_skips": 1},
-        lambda size: 2 * size.one + _picture(size),
+        lambda size: size.one + _picture(size),
     ),
     Setting(
         "attention", {"step_start": 2, "step_interval": 2}, lambda size: size.blocks * size.one

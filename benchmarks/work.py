@@ -1,4 +1,4 @@
-"""The Python that runs in autocache's own files, counted: the same however busy a machine is."""
+"""The Python that runs, counted: the same however busy a machine is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGE = str(Path(autocache.__file__).parent)
 
 
 class Work(NamedTuple):
-    """Calls of autocache's functions, instructions of its code, and calls that it intercepted."""
+    """Calls of functions, instructions of their code, and calls that autocache intercepted."""
 
     calls: int
     instructions: int
@@ -22,10 +22,12 @@ class Work(NamedTuple):
 
 
 class Counted:
-    """While entered, adds up the work in the present thread. Counts of one interpreter alone can be
-    compared: another version compiles to other instructions."""
+    """While entered, adds up the work in the present thread: in autocache's own files, or in all
+    with `everything`. Counts of one interpreter alone can be compared: another version compiles to
+    other instructions."""
 
-    def __init__(self) -> None:
+    def __init__(self, everything: bool = False) -> None:
+        self._prefix = "" if everything else PACKAGE
         self._calls = self._instructions = self._intercepted = 0
 
     @property
@@ -46,7 +48,7 @@ class Counted:
 
     def _call(self, frame: FrameType, event: str, argument: object) -> Any:
         code = frame.f_code
-        if not code.co_filename.startswith(PACKAGE):
+        if not code.co_filename.startswith(self._prefix):
             return None
         self._calls += 1
         self._intercepted += code.co_name == "__call__" and code.co_filename.endswith(

@@ -21,6 +21,7 @@ PAGES = (
     "quality_page",
     "defaults_page",
     "memory_page",
+    "overhead_page",
     "scale_page",
     "gpu_page",
 )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
     from autocache.runtime.record import Action
-    from autocache.runtime.store import Value
 
 
 class How:

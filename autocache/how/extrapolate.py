@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from autocache.how.base import How
 from autocache.runtime.outputs import time_at
 
 if TYPE_CHECKING:
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
     from autocache.runtime.record import Action
-    from autocache.runtime.store import Value
 
 Basis = Literal["taylor", "newton", "hermite"]
 
@@ -61,22 +62,34 @@ class Extrapolate(How):
     def weights(self, values: Sequence[Value], moment: Moment) -> list[float]:
         """What each value counts for, oldest first; they add up to 1 but in `hermite`."""
         if self.basis == "newton":
-            times = [_time(value) for value in values]
-            return lagrange(times, time_at(moment))
-        steps = [value.step for value in values]
-        ahead = moment.step - steps[-1]
-        factors = [self._factor(j, ahead) for j in range(len(steps))]
-        return _differences(steps, factors)
-
-    def _factor(self, j: int, ahead: int) -> float:
-        if self.basis == "taylor":
-            return ahead**j / math.factorial(j)
-        return self.scale**j * _hermite(j, self.scale * ahead) / math.factorial(j)
+            return _through(tuple([_time(value) for value in values]), time_at(moment))
+        scale = None if self.basis == "taylor" else self.scale
+        return _from_differences(tuple([value.step for value in values]), moment.step, scale)
 
 
 def _time(value: Value) -> float:
     assert value.time is not None
     return value.time
+
+
+# All places of a step ask for the same.
+@functools.lru_cache(maxsize=16)
+def _from_differences(steps: tuple[int, ...], now: int, scale: float | None) -> list[float]:
+    """The weights of the values at `steps`, by Taylor's factors or those of Hermite's polynomials
+    of a `scale`."""
+    ahead = now - steps[-1]
+    return _differences(steps, [_factor(j, ahead, scale) for j in range(len(steps))])
+
+
+@functools.lru_cache(maxsize=16)
+def _through(times: tuple[float, ...], at: float) -> list[float]:
+    return lagrange(times, at)
+
+
+def _factor(j: int, ahead: int, scale: float | None) -> float:
+    if scale is None:
+        return ahead**j / math.factorial(j)
+    return scale**j * _hermite(j, scale * ahead) / math.factorial(j)
 
 
 def lagrange(times: Sequence[float], at: float) -> list[float]:

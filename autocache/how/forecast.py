@@ -14,9 +14,9 @@ from autocache.how.extrapolate import lagrange
 from autocache.runtime.outputs import time_at
 
 if TYPE_CHECKING:
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
     from autocache.runtime.record import Action
-    from autocache.runtime.store import Value
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from autocache.how.base import How
 
 if TYPE_CHECKING:
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
     from autocache.runtime.record import Action
-    from autocache.runtime.store import Value
 
 SHARE = 5
 """The low frequencies are a disc of radius `min(height, width) // 5` around frequency zero."""

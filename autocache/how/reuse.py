@@ -11,8 +11,8 @@ from autocache.how.base import How
 if TYPE_CHECKING:
     import torch
 
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
-    from autocache.runtime.store import Value
 
 
 @dataclass(frozen=True)

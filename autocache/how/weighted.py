@@ -14,9 +14,9 @@ from autocache.how.base import How
 from autocache.how.forecast import Forecast
 
 if TYPE_CHECKING:
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
     from autocache.runtime.record import Action
-    from autocache.runtime.store import Value
 
 Weights = Mapping[str, Sequence[Sequence[Sequence[float]]]]
 """By guidance branch, computed step and part of the batch: what the last computed values count for,

@@ -24,4 +24,5 @@ def relative_l1(
     kept = tuple(range(1, reference.ndim)) if per_sample else None
     sizes = (now.float() - reference).abs(), reference.abs()
     difference, size = ranks.means(*sizes, dims=kept)
-    return float((difference / size.clamp_min(EPSILON)).mean())
+    found = difference / size.clamp_min(EPSILON)
+    return float(found.mean() if per_sample else found)

@@ -7,31 +7,55 @@ from typing import NamedTuple
 import torch
 
 from autocache.runtime.claims import Claim
-from autocache.runtime.encodings import PLAIN, Held
+from autocache.runtime.encodings import PLAIN, Held, HeldAsIs
 from autocache.runtime.encodings.host import HeldOnHost
 
 
-class Entry(NamedTuple):
-    """What is held of a step."""
+class Value(NamedTuple):
+    """A tensor as it was at a step; `time` is the step's timestep, where the rule that fills the
+    gap looks at it."""
 
     step: int
-    held: Held
-    version: int
-    time: float | None
+    tensor: torch.Tensor
+    time: float | None = None
+
+
+class Entry:
+    """What is held of a step."""
+
+    __slots__ = ("_value", "_version", "held")
+
+    def __init__(self, held: Held, step: int, time: float | None) -> None:
+        self.held = held
+        first = held.parts[0]
+        self._value = Value(step, first, time)
+        # What is on the host nobody else has. Inference tensors keep no version counter; they are
+        # cloned on entry instead.
+        self._version = None if held.away or first.is_inference() else first._version
+
+    @property
+    def step(self) -> int:
+        return self._value.step
+
+    @property
+    def time(self) -> float | None:
+        return self._value.time
 
     @property
     def written_to(self) -> bool:
-        # What is on the host nobody else has.
-        return not self.held.away and version_of(self.held.parts[0]) != self.version
+        """Whether someone wrote into it since."""
+        return self._version is not None and self.held.parts[0]._version != self._version
 
-
-def version_of(tensor: torch.Tensor) -> int:
-    # Inference tensors keep no version counter; they are cloned on entry instead.
-    return -1 if tensor.is_inference() else tensor._version
+    def value(self) -> Value:
+        """The tensor as it was."""
+        value, held = self._value, self.held
+        return value if held.as_it_is else value._replace(tensor=held.decode())
 
 
 def hold(tensor: torch.Tensor, claim: Claim | None, owned: bool) -> Held:
     """Hold a tensor as was decided on its claim; as it is where there is no limit."""
-    if claim is not None and claim.away:
+    if claim is None:
+        return HeldAsIs(tensor)
+    if claim.away:
         return HeldOnHost(claim.encoding, tensor, owned)
-    return Held(PLAIN if claim is None else claim.encoding, tensor)
+    return HeldAsIs(tensor) if claim.encoding is PLAIN else Held(claim.encoding, tensor)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from autocache.runtime.tray import Tray, Trays
 
 KEY = "_autocache_site"
+"""Under which a module has its site, and whether that acts in calls alone that skip something."""
 
 COMPUTE: Any = type("Compute", (), {"__repr__": lambda self: "COMPUTE"})()
 """What `Site.enter` returns when the module is to run and `Site.leave` to see its output."""
@@ -92,7 +93,7 @@ _opaque: Any = torch.compiler.disable
 
 @_opaque
 def _enter_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-    output = module.__dict__[KEY].enter(module, args, kwargs)
+    output = module.__dict__[KEY][0].enter(module, args, kwargs)
     if output is not PASS and output is not COMPUTE and offload.GROUPED in module.__dict__:
         offload.passed_over(module, left_out_with(module))
     return output
@@ -100,7 +101,7 @@ def _enter_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any
 
 @_opaque
 def _leave_opaque(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-    return module.__dict__[KEY].leave(args, kwargs, output)
+    return module.__dict__[KEY][0].leave(args, kwargs, output)
 
 
 def _call_asked(
@@ -122,7 +123,7 @@ class _Intercepted(nn.Module):
     def _autocache_traced(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """One call as the compiler traces it."""
         compute: Any = super().__call__
-        site: Any = self.__dict__[KEY]
+        site: Any = self.__dict__[KEY][0]
         trays = getattr(site, "trays", None)
         if trays is not None and trays.here.laid:
             return _call_asked(site, trays.here, compute, args, kwargs)
@@ -140,7 +141,7 @@ class _Intercepted(nn.Module):
         # torch leaves out what was compiled: it would go on to call this module.
         state = self.__getstate__()
         copied_class = type(self)
-        if id(state[KEY].session.model) not in memo:
+        if id(state[KEY][0].session.model) not in memo:
             del state[KEY]
             copied_class = original_class(copied_class)
         copied = object.__new__(copied_class)
@@ -172,8 +173,9 @@ def _calling(base: Any) -> Callable[..., Any]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _traced():
             return self._autocache_traced(args, kwargs)
-        site = self.__dict__[KEY]
-        if not site.session.here.acting:
+        site, only_skips = self.__dict__[KEY]
+        here = site.session.here
+        if not (here.skipping if only_skips else here.acting):
             return base.__call__(self, *args, **kwargs)
         output = site.enter(self, args, kwargs)
         if output is PASS:
@@ -204,7 +206,7 @@ def original_class(swapped: type) -> type:
 
 
 def site_of(module: nn.Module) -> Site | None:
-    return module.__dict__.get(KEY)
+    return module.__dict__.get(KEY, (None,))[0]
 
 
 def _units(module: nn.Module) -> set[object]:
@@ -224,7 +226,8 @@ def left_out_with(module: nn.Module) -> Callable[[nn.Module], bool]:
 def install(module: nn.Module, sites: list[Site]) -> None:
     """Swap the module's class; `sites` act on its calls, the first outermost."""
     base = type(module)
-    module.__dict__[KEY] = sites[0] if len(sites) == 1 else Chain(tuple(sites))
+    only_skips = all(getattr(site, "only_skips", False) for site in sites)
+    module.__dict__[KEY] = sites[0] if len(sites) == 1 else Chain(tuple(sites)), only_skips
     try:
         module.__class__ = _swapped_class(base)
     except TypeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from autocache.runtime.encodings.host import HeldOnHost
 
 if TYPE_CHECKING:
     from autocache.runtime.encodings import Held
+
+
+_name = functools.cache(str)
+"""Of a device; it is asked for whenever something is kept."""
 
 
 @dataclass
@@ -59,15 +64,18 @@ class Ledger:
         place = self.places.get((denoiser, name))
         if place is None:
             place = self.places[denoiser, name] = Place(denoiser, name)
-        place.held += held.bytes
-        place.peak = max(place.peak, place.held)
-        place.form, place.device = held.encoding.name, str(held.place)
+        size = held.bytes
+        place.held += size
+        if place.held > place.peak:
+            place.peak = place.held
+        place.form, place.device = held.encoding.name, _name(held.place)
         if held.away:
-            self.away += held.bytes
+            self.away += size
             self.away_peak = max(self.away_peak, self.away)
-        else:
-            self.held += held.bytes
-            self.peak = max(self.peak, self.held)
+            return
+        self.held += size
+        if self.held > self.peak:
+            self.peak = self.held
 
     def release(self, denoiser: str, name: str, held: Held) -> None:
         """It is held no more."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils import _pytree as pytree
@@ -12,9 +13,9 @@ from autocache.runtime.distance import relative_l1
 from autocache.runtime.store import Piece
 
 if TYPE_CHECKING:
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
     from autocache.runtime.part import Part
-    from autocache.runtime.store import Value
 
 DENOISER = "denoiser"
 """The name under which the output of the whole denoiser is kept."""
@@ -24,11 +25,15 @@ def flatten(output: Any) -> tuple[list[Any], Any]:
     """The leaves of a tensor, tuple, mapping or diffusers output, and how to put them together."""
     if isinstance(output, torch.Tensor):
         return [output], None
+    if type(output) is tuple and all(isinstance(one, torch.Tensor) for one in output):
+        return [*output], tuple
     return pytree.tree_flatten(output)
 
 
 def unflatten(leaves: list[Any], shape: Any) -> Any:
-    return leaves[0] if shape is None else pytree.tree_unflatten(leaves, shape)
+    if shape is None:
+        return leaves[0]
+    return tuple(leaves) if shape is tuple else pytree.tree_unflatten(leaves, shape)
 
 
 def time_at(moment: Moment) -> float:
@@ -48,14 +53,40 @@ def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 def kept_values(moment: Moment, name: str) -> list[tuple[Value, ...]]:
     """The last values, oldest first, of each tensor of the output that is kept under a name."""
-    kept, _ = moment.kept.get(name, ((), None))
-    return [moment.store.get((name, nth)) for nth in _tensors(kept)]
+    layout = moment.kept.get(name)
+    return [] if layout is None else [moment.store.get((name, nth)) for nth in layout.tensors]
 
 
 def note_error(moment: Moment, filled: Any, computed: Any) -> None:
     """Record how far what would have stood in is from what was computed."""
     pairs = zip(flatten(filled)[0], flatten(computed)[0], strict=True)
     moment.note_errors(relative_l1(a, b) for a, b in pairs if isinstance(b, torch.Tensor))
+
+
+class Layout(NamedTuple):
+    """What an output was made of: its leaves, how to put them together, and which are tensors."""
+
+    leaves: tuple[Any, ...]
+    shape: Any
+    tensors: tuple[int, ...]
+
+
+_ONE_TENSOR = Layout((None,), None, (0,))
+
+
+def _layout(leaves: list[Any], shape: Any) -> Layout:
+    if shape is None:
+        return _ONE_TENSOR
+    if shape is tuple:
+        return _tensors(len(leaves))
+    tensors = tuple(nth for nth, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
+    others = (None if nth in tensors else leaf for nth, leaf in enumerate(leaves))
+    return Layout(tuple(others), shape, tensors)
+
+
+@functools.cache
+def _tensors(count: int) -> Layout:
+    return Layout((None,) * count, tuple, tuple(range(count)))
 
 
 class Outputs:
@@ -68,31 +99,37 @@ class Outputs:
 
     def ready(self, moment: Moment) -> bool:
         """Whether every tensor is there and nobody wrote into it."""
-        layout = moment.kept.get(self.name)
-        if layout is None:
-            return False
-        leaves, _ = layout
-        return all(moment.store.has((self.name, nth)) for nth in _tensors(leaves))
+        layout, store = moment.state.kept.get(self.name), moment.state.store
+        return layout is not None and all(store.has((self.name, nth)) for nth in layout.tensors)
 
-    def fill(self, moment: Moment) -> Any:
-        """What stands in for the output."""
-        how = self.part.recipe.how
-        kept, shape = moment.kept[self.name]
-        leaves = list(kept)
-        for nth in _tensors(kept):
-            leaves[nth] = how.fill(moment.store.get((self.name, nth)), moment)
+    def values(self, moment: Moment) -> list[tuple[Value, ...]] | None:
+        """The last values of each tensor, oldest first; None where one is missing."""
+        layout, store = moment.state.kept.get(self.name), moment.state.store
+        if layout is None:
+            return None
+        found = [store.get((self.name, nth)) for nth in layout.tensors]
+        return found if all(found) else None
+
+    def fill(self, moment: Moment, values: list[tuple[Value, ...]] | None = None) -> Any:
+        """What stands in for the output; `values` are those of its tensors."""
+        how, layout = self.part.recipe.how, moment.state.kept[self.name]
+        if values is None:
+            values = kept_values(moment, self.name)
+        leaves = list(layout.leaves)
+        for nth, known in zip(layout.tensors, values, strict=True):
+            leaves[nth] = how.fill(known, moment)
         if how.pushes:
-            self._put(moment, leaves)
-        return unflatten(leaves, shape)
+            self._put(moment, leaves, layout)
+        return unflatten(leaves, layout.shape)
 
     def keep(self, moment: Moment, output: Any) -> bool:
         """Remember an output; False where there is no room for it."""
         leaves, shape = flatten(output)
-        if not self._put(moment, leaves):
+        layout = _layout(leaves, shape)
+        if not self._put(moment, leaves, layout):
             moment.kept.pop(self.name, None)
             return False
-        kept = [_TENSOR if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
-        moment.kept[self.name] = kept, shape
+        moment.kept[self.name] = layout
         return True
 
     def settle(self, moment: Moment, output: Any) -> Any:
@@ -114,22 +151,10 @@ class Outputs:
         """The error that a dry run would have made here."""
         note_error(moment, self.fill(moment), output)
 
-    def _put(self, moment: Moment, leaves: list[Any]) -> bool:
+    def _put(self, moment: Moment, leaves: list[Any], layout: Layout) -> bool:
         how = self.part.recipe.how
-        pieces = [
-            Piece((self.name, nth), leaf, how.keep)
-            for nth, leaf in enumerate(leaves)
-            if isinstance(leaf, torch.Tensor)
-        ]
+        keep = how.keep
+        pieces = [Piece((self.name, nth), leaves[nth], keep) for nth in layout.tensors]
         time = time_at(moment) if how.timed else None
-        return moment.store.put_all(
-            self.name, pieces, moment.step, time=time, expected=self.expected
-        )
-
-
-_TENSOR: Any = type("Tensor", (), {"__repr__": lambda self: "TENSOR"})()
-"""Marks the place of a tensor among the leaves."""
-
-
-def _tensors(leaves: Sequence[Any]) -> list[int]:
-    return [nth for nth, leaf in enumerate(leaves) if leaf is _TENSOR]
+        store, step = moment.state.store, moment.call.step
+        return store.put_all(self.name, pieces, step, time=time, expected=self.expected)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autocache.runtime.moment import Decision, Moment, State
+from autocache.when.base import When
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
@@ -20,6 +21,8 @@ class Part:
         self.session = session
         self.recipe = recipe
         self.index = index
+        self.asks = type(recipe.when).decide_at is not When.decide_at
+        """Whether the rule decides for each module, too."""
 
     @property
     def moment(self) -> Moment | None:
@@ -45,6 +48,8 @@ class Part:
             decision = self._agreed(moment, decision)
         moment.decision = decision
         recipe.limits.count(moment, decision.compute)
+        if not decision.compute:
+            self.session.here.skipping = True
         if decision.distance is not None:
             moment.record.distance = decision.distance
             moment.record.threshold = decision.threshold
@@ -64,7 +69,9 @@ class Part:
     def _agreed(self, moment: Moment, decision: Decision) -> Decision:
         """What all ranks do, where some must not skip what the others compute."""
         ranks = moment.call.ranks
-        kept = sorted((name, moment.store.holds(name)) for name in moment.kept)
+        # Places that keep something together do so under a name of its own.
+        names = [(site, getattr(kept, "name", site)) for site, kept in moment.kept.items()]
+        kept = sorted((site, moment.store.holds(name)) for site, name in names)
         if not ranks.any_computes(decision.compute, kept) or decision.compute:
             return decision
         self.recipe.when.overruled(moment)

@@ -198,9 +198,10 @@ class Session(Listener):
         if track.call is not None:
             turns.broken_off(self, track)
         if track is not here.track:
-            track.outer = (here.track, here.acting) if here.track.call is not None else None
+            outer = here.track, here.acting, here.skipping
+            track.outer = outer if here.track.call is not None else None
             here.track = track
-        here.acting = IDLE
+        here.acting, here.skipping = IDLE, False
         track.thread = threading.get_ident()
         if track.spoiled:
             track.forget()

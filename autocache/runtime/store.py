@@ -8,22 +8,10 @@ from typing import Any, NamedTuple
 import torch
 
 from autocache.runtime.claims import Claim
-from autocache.runtime.encodings import Held
-from autocache.runtime.encodings.base import plain_size
-from autocache.runtime.entry import Entry, hold, version_of
+from autocache.runtime.encodings import Held, HeldAsIs
+from autocache.runtime.encodings.base import kept_alive
+from autocache.runtime.entry import Entry, Value, hold
 from autocache.runtime.ledger import Ledger
-
-
-class Value(NamedTuple):
-    """A tensor as it was at a step; `version` tells whether someone wrote into it since.
-
-    `time` is the step's timestep, where the rule that fills the gap looks at it.
-    """
-
-    step: int
-    tensor: torch.Tensor
-    version: int
-    time: float | None = None
 
 
 class Piece(NamedTuple):
@@ -126,31 +114,35 @@ class Store:
 
     def has(self, key: Hashable, like: torch.Tensor | None = None) -> bool:
         """Whether `get` has anything to give."""
-        name = _name(key)
-        entries = self._entries.get(name, {}).get(key, ())
-        for entry in entries:
-            if entry.written_to:
-                self._written_to.add(key)
-                self.drop(name)
-                return False
-            if like is not None and not fits(entry.held, like):
-                self.drop(name)
-                return False
-        return bool(entries)
+        return bool(self._entries_of(key, _name(key), like))
 
     def get(self, key: Hashable, like: torch.Tensor | None = None) -> tuple[Value, ...]:
         """The last values, oldest first; empty when there are none, when they do not fit `like` in
         shape, dtype or device, or when someone wrote into them."""
-        if not self.has(key, like):
-            return ()
         name = _name(key)
-        entries = self._entries[name][key]
+        entries = self._entries_of(key, name, like)
+        if not entries:
+            return ()
         if self._ledger.away:
             self._fetch_next(name)
-        values = tuple(Value(e.step, e.held.decode(), e.version, e.time) for e in entries)
+        values = tuple([entry.value() for entry in entries])
         if self._ledger.away:
             self._ledger.arrived(entry.held for entry in entries)
         return values
+
+    def _entries_of(self, key: Hashable, name: str, like: torch.Tensor | None) -> tuple[Entry, ...]:
+        """What is held under a key and of use; what is not is let go of."""
+        place = self._entries.get(name)
+        entries = () if place is None else place.get(key, ())
+        for entry in entries:
+            if entry.written_to:
+                self._written_to.add(key)
+                self.drop(name)
+                return ()
+            if like is not None and not fits(entry.held, like):
+                self.drop(name)
+                return ()
+        return entries
 
     def drop(self, name: str) -> None:
         """Let go of all that a place, or a rule under that name, keeps."""
@@ -187,33 +179,56 @@ class Store:
     def _remember(
         self, name: str, piece: Piece, step: int, time: float | None, claim: Claim | None
     ) -> None:
-        values = self._entries.setdefault(name, {})
-        before = values.get(piece.key, ())
-        earlier = before[:-1] if before and before[-1].step == step else before
-        kept = earlier[max(0, len(earlier) - piece.keep + 1) :]
-        values[piece.key] = kept
-        for entry in (*earlier[: len(earlier) - len(kept)], *before[len(earlier) :]):
-            self._release(name, entry)
-        tensor = piece.tensor.detach() if piece.tensor.requires_grad else piece.tensor
-        if self.copies and not piece.owned:
+        values = self._entries.get(name)
+        if values is None:
+            values = self._entries[name] = {}
+        key, tensor, owned = piece.key, piece.tensor, piece.owned
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        before = values.get(key, ())
+        if claim is None and len(before) == piece.keep and before[-1].step != step:
+            held = HeldAsIs(tensor)
+            foreign = held.bytes > tensor.nbytes or self._is_others(key, tensor, owned)
+            if held.costs_as(before[0].held) and not foreign:
+                # As large as what goes, so that the books stay as they are.
+                values[key] = (*before[1:], Entry(held, step, time))
+                return
+        # What goes is let go of before what comes is made.
+        kept = self._make_room(name, values, piece, step) if before else ()
+        if self.copies and not owned:
             # At once: a copy in the background may come after what compiled code writes there.
-            piece = piece._replace(tensor=tensor.clone(), owned=True)
-            tensor = piece.tensor
-        held = hold(tensor, claim, piece.owned)
-        if held.parts[0] is tensor and self._is_foreign(piece, held):
+            tensor, owned = tensor.clone(), True
+        held = hold(tensor, claim, owned)
+        if held.parts[0] is tensor and self._is_foreign(key, tensor, owned):
             held = hold(tensor.clone(), claim, owned=True)
-        values[piece.key] = (*kept, self._entry(name, held, step, time))
+        values[key] = (*kept, self._entry(name, held, step, time))
 
-    def _is_foreign(self, piece: Piece, held: Held) -> bool:
+    def _make_room(
+        self, name: str, values: dict[Hashable, tuple[Entry, ...]], piece: Piece, step: int
+    ) -> tuple[Entry, ...]:
+        """What stays beside the value of a step that is to come."""
+        before = values[piece.key]
+        earlier = before[:-1] if before and before[-1].step == step else before
+        values[piece.key] = kept = earlier[max(0, len(earlier) - piece.keep + 1) :]
+        for entry in before:
+            if entry not in kept:
+                self._release(name, entry)
+        return kept
+
+    def _is_foreign(self, key: Hashable, tensor: torch.Tensor, owned: bool) -> bool:
         """Whether a copy must be kept: others write to it, or it is a view that keeps more alive
         than what it shows."""
-        if not piece.owned and (held.parts[0].is_inference() or piece.key in self._written_to):
-            return True
-        return held.bytes > plain_size(held.shape, held.dtype)
+        return self._is_others(key, tensor, owned) or kept_alive(tensor) > tensor.nbytes
+
+    def _is_others(self, key: Hashable, tensor: torch.Tensor, owned: bool) -> bool:
+        """Whether someone may write to it unnoticed, or did so to its like."""
+        return not owned and (
+            self._ledger.copies or key in self._written_to or tensor.is_inference()
+        )
 
     def _entry(self, name: str, held: Held, step: int, time: float | None) -> Entry:
         self._ledger.add(self.denoiser, name, held)
-        return Entry(step, held, version_of(held.parts[0]), time)
+        return Entry(held, step, time)
 
     def _release(self, name: str, entry: Entry) -> None:
         self._ledger.release(self.denoiser, name, entry.held)

@@ -58,7 +58,7 @@ class Track:
         """Another thread gave the scheduler new timesteps in mid-generation."""
         self.spoiled = False
         """Another thread wants it to drop what it remembers."""
-        self.outer: tuple[Track, Acting] | None = None
+        self.outer: tuple[Track, Acting, bool] | None = None
         """What the thread was in the middle of when the call under way came."""
         self.branches: dict[str, Branch] = {}
         self.shared: Branch | None = None
@@ -206,6 +206,8 @@ class Here(threading.local):
         """A call was refused before it began, so that it has nothing to leave."""
         self.acting: Acting = IDLE
         """Per part, the denoiser call under way; None when it neither skips nor keeps in it."""
+        self.skipping = False
+        """Some part leaves something out of it."""
 
     def rest(self, part: int) -> None:
         """That part has no more to do in the denoiser call under way."""
@@ -215,5 +217,5 @@ class Here(threading.local):
     def resume(self, track: Track) -> None:
         """Go on with the call that one of this track, which is over, was made in the middle of."""
         if self.track is track:
-            before, track.outer = track.outer or (track, IDLE), None
-            self.track, self.acting = before
+            before, track.outer = track.outer or (track, IDLE, False), None
+            self.track, self.acting, self.skipping = before

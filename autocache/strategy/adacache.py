@@ -37,8 +37,8 @@ class AdaCache(Strategy):
     with c < threshold tells how many steps later the next one is computed. A skipped step is x + R,
     with R what the blocks added in the last computed one.
 
-    Memory: s per stream and block stack and s for the attention residual, in each guidance branch:
-    2 s for one stream in one stack.
+    Memory: s per stream and block stack (FLUX's two count as one) and s for the attention residual,
+    in each guidance branch: 2 s for one stream in one stack.
 
     Choose it: for videos whose content moves unevenly, with `moreg`, or where teacache has no
     coefficients. Not with few steps: a rate reaches several steps ahead and cannot be taken back.

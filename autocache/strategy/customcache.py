@@ -27,7 +27,8 @@ class CustomCache(TeaCache):
     Formula: decide as teacache; computed, D0 = y - x and D1 = (D0 - D0') / g, D0' the residual of
     the computed step g steps before; skipped k steps later, y = x + D0 + k D1.
 
-    Memory: 2 s for each stream and block stack and one copy of the probe, for each guidance branch.
+    Memory: 2 s for each stream and block stack (FLUX's two count as one) and one copy of the probe,
+    for each guidance branch.
 
     Choose it: instead of teacache at thresholds that skip several steps in a row. Where a single
     step is skipped now and then it gains little, and takes twice the memory.

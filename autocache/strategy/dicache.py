@@ -35,8 +35,8 @@ class DiCache(Strategy):
     two computed steps, g = mean|P - P2| / mean|P1 - P2| within 1 and 1.5 and P = y - x; else
     compute, sum = 0.
 
-    Memory: 3 s for the probe (4 s with error="delta_minus") and, for each stack, 2 s for each of
-    its streams, for each guidance branch.
+    Memory: 3 s for the probe (4 s with error="delta_minus") and, for each stack (FLUX's two count
+    as one), 2 s for each of its streams, for each guidance branch.
 
     Choose it: in place of fbcache where several steps are skipped in a row. It keeps about twice as
     much, and its residual is that of the whole stack, so the first blocks' own work is filled in.

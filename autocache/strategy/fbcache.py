@@ -29,7 +29,8 @@ class FBCache(Strategy):
     computed step; d < threshold: each stack's remaining blocks are left out and R = y - x of the
     last computed step is added; else they are computed, R is kept and r' = r.
 
-    Memory: s for r' and, for each block stack, s for each of its streams, for each guidance branch.
+    Memory: s for r' and, for each block stack (FLUX's two count as one), s for each of its streams,
+    for each guidance branch.
 
     Choose it: on any model with block stacks, without calibration; a higher threshold skips more.
     Where the first block is a poor witness, as in some models of few steps, prefer dbcache.

@@ -35,7 +35,8 @@ class MagCache(Strategy):
     Formula: since the last computed step a *= ratio[i] and e += |1 - a|; a step skips while
     e <= threshold. A skipped step is x + R, with R what the blocks added in the last computed one.
 
-    Memory: s per stream and block stack, in each guidance branch: s for one stream in one stack.
+    Memory: s per stream and block stack (FLUX's two count as one), in each guidance branch: s for
+    one stream in one stack.
 
     Choose it: when there is a table for the checkpoint, and every prompt is to skip the same steps.
     Not without one; teacache measures where this looks up.

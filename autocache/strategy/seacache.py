@@ -30,7 +30,8 @@ class SeaCache(Strategy):
     step before; sum += mean r; skip while sum < threshold, else compute and set sum to 0; skipped,
     y = x + R extrapolated by order differences.
 
-    Memory: (order + 1) s for each stream and block stack and one latent, for each guidance branch.
+    Memory: (order + 1) s for each stream and block stack (FLUX's two count as one) and one latent,
+    for each guidance branch.
 
     Choose it: for rectified-flow video and image models whose latents are a grid, when there are no
     published coefficients. It costs one FFT of the latent and one host sync per step.

@@ -38,7 +38,7 @@ class TaylorSeer(Strategy):
 
     Memory: (order + 1) s for each attention and each feed-forward, for each guidance branch, where
     a block with one stream (FLUX) has 4 s for its feed-forward; for each stream and block stack
-    with scope="stack"; of the denoiser's output with scope="output".
+    (FLUX's two count as one) with scope="stack"; of the denoiser's output with scope="output".
 
     Choose it: for many steps on a smooth trajectory, where the schedule should not wait for the
     device; scope="output" keeps least and skips most. Few steps leave nothing to forecast from.

@@ -38,7 +38,8 @@ class TeaCache(Strategy):
     Formula: r = mean|m - m'| / mean|m'|, m' the probe m of the step before; sum += p(r); skip while
     sum < threshold, else compute, keep R = y - x of each stack, sum = 0; skipped, y = x + R.
 
-    Memory: s for each stream and block stack and one copy of the probe, for each guidance branch.
+    Memory: s for each stream and block stack (FLUX's two count as one) and one copy of the probe,
+    for each guidance branch.
 
     Choose it: where coefficients were published for the checkpoint. It needs one reduction and one
     host sync per step; without coefficients choose easycache or fbcache, which need none.

@@ -16,8 +16,8 @@ from autocache.when.base import When
 
 if TYPE_CHECKING:
     from autocache.probe import Probe
+    from autocache.runtime.entry import Value
     from autocache.runtime.moment import Moment
-    from autocache.runtime.store import Value
 
 FADED = 0.5
 """What a divided difference still counts for one computed step later."""

@@ -108,6 +108,7 @@ class _Nobody:
     session: Any = None
     recipe: Any = None
     index = 0
+    asks = False
 
 
 _NOBODY: Any = _Nobody()

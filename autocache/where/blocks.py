@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,14 +44,19 @@ class Blocks(Where):
         sites: list[tuple[nn.Module, Site]] = []
         spans = self._spans(bound)
         expected = sum(end - start if stack.spec.each else 1 for stack, (start, end) in spans)
+        before: Span | None = None
         for stack, (start, end) in spans:
             raw_input = self.raw_input_for_one and end - start == 1
             if stack.spec.each:
                 for index in range(start, end):
                     span = Span(part, stack, index, index + 1, raw_input, expected)
                     sites += self._blocks(span, stack, index, index + 1)
+                before = None
                 continue
             span = Span(part, stack, start, end, raw_input, expected)
+            if before is not None and start == 0 and not stack.flow.extras:
+                span.follow(before)
+            before = span if end == len(stack.blocks) and not stack.flow.extras else None
             if self.from_input and start > 0:
                 sites.append((stack.blocks[0], Anchor(span, stack.binders[0])))
             sites += self._blocks(span, stack, start, end)
@@ -148,7 +154,10 @@ class BlockSite:
             return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)
         if first_time(moment, self):
             span.count(moment.record)
-        return self._joined(moment, span.close(moment, flight), args, kwargs)
+        left = span.close(moment, flight)
+        if left is None:
+            return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)
+        return self._joined(moment, left, args, kwargs)
 
     def _streams(self, args: tuple, kwargs: dict[str, Any]) -> tuple[torch.Tensor | None, ...]:
         return tuple(self.signature.get(name, args, kwargs) for name in self.span.returns)
@@ -187,6 +196,8 @@ class InnerSite(BlockSite):
     """A block between those two. There are many of them, and mostly each is given what the one
     before it handed on."""
 
+    only_skips = True
+
     def __init__(self, span: Span, stack: BoundStack, index: int) -> None:
         super().__init__(span, stack, index, first=False, last=False)
         self.part, self.name, self.returns = span.part.index, span.name, span.returns
@@ -197,12 +208,13 @@ class InnerSite(BlockSite):
         flight = None if moment is None else moment.flights.get(self.name)
         if moment is None or flight is None or not flight.fills:
             return PASS
+        streams = None
         if flight.handed_on is not None:
-            streams, output = flight.handed_on
-            get = self.signature.get
-            for name, stream in zip(self.returns, streams, strict=True):
-                if (kwargs[name] if name in kwargs else get(name, args, kwargs)) is not stream:
-                    break
-            else:
+            before, output = flight.handed_on
+            if all(map(is_, map(kwargs.get, self.returns), before)):
                 return output
-        return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)
+            streams = self._streams(args, kwargs)
+            if all(map(is_, streams, before)):
+                return output
+        streams = streams or self._streams(args, kwargs)
+        return self._hand_on(moment, flight, streams, args, kwargs)

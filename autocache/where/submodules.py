@@ -13,7 +13,6 @@ from autocache.runtime.intercept import COMPUTE, PASS
 from autocache.runtime.moment import Decision
 from autocache.runtime.outputs import Outputs, flatten, unflatten
 from autocache.runtime.tray import Tray, Trays
-from autocache.when.base import When
 from autocache.where.base import BlockRanges, Where, in_blocks
 
 if TYPE_CHECKING:
@@ -91,51 +90,58 @@ class OutputSite:
         self.attention, self.feed_forward = attention, feed_forward
         self.name, self.expected = name, expected
         self.trays = Trays()
+        self.index, self.asks = part.index, part.asks
         self._outputs = [Outputs(part, name, expected)]
 
+    def _next(self, moment: Moment) -> Outputs:
+        """What is kept of the next call of the module within one denoiser call."""
+        nth = moment.flights[self] = moment.flights.get(self, -1) + 1
+        return self._of(nth) if nth else self._outputs[0]
+
     def _of(self, nth: int) -> Outputs:
-        """What is kept of the call of that number within one denoiser call."""
+        """What is kept of the call of that number."""
         for number in range(len(self._outputs), nth + 1):
             self._outputs.append(Outputs(self.part, f"{self.name}#{number}", self.expected))
         return self._outputs[nth]
 
-    def _next(self, moment: Moment) -> Outputs:
-        """What is kept of the next call of the module."""
-        nth = moment.flights[self] = moment.flights.get(self, -1) + 1
-        return self._of(nth)
-
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        moment = self.part.moment
+        acting = self.session.here.acting
+        moment = acting[self.index] if acting else None
         if moment is None:
             return PASS
-        outputs, recipe = self._next(moment), self.part.recipe
-        decision = self.part.decide(moment)
-        own = recipe.when.decide_at(moment, outputs.name, module, args, kwargs) or decision
-        if own is not decision and id(module) in moment.call.ranks.units:
-            # A module may look different on another rank, which would wait for this one's weights.
-            own = Decision(compute=True)
-        if decision.compute or own.compute or not outputs.ready(moment):
-            moment.record.sites[outputs.name] = "computed"
+        outputs, call = self._next(moment), moment.call
+        own = decision = moment.decision or self.part.decide(moment)
+        if self.asks:
+            when = self.part.recipe.when
+            own = when.decide_at(moment, outputs.name, module, args, kwargs) or decision
+            if own is not decision and id(module) in call.ranks.units:
+                # A module may look different on another rank, which would wait for this one's
+                # weights.
+                own = Decision(compute=True)
+        computes = decision.compute or own.compute
+        values = None if computes else outputs.values(moment)
+        if values is None:
+            call.record.sites[outputs.name] = "computed"
             if own is not decision and own.compute and not own.keep:
                 outputs.drop(moment)
                 return PASS
             return COMPUTE
         self._note_skip(moment, outputs)
-        return COMPUTE if moment.call.dry_run else outputs.fill(moment)
+        return COMPUTE if call.dry_run else outputs.fill(moment, values)
 
     def _note_skip(self, moment: Moment, outputs: Outputs) -> None:
-        recipe = self.part.recipe
-        moment.record.sites[outputs.name] = recipe.how.action
+        recipe, call = self.part.recipe, moment.call
+        record, action = call.record, recipe.how.action
+        record.sites[outputs.name] = action
         if not recipe.where.exact:
-            moment.record.action = recipe.how.action
-        if not moment.call.dry_run:
-            first = moment.flights[self] == 0
-            moment.record.attention_skipped += self.attention and first
-            moment.record.feed_forward_skipped += self.feed_forward and first
+            record.action = action
+        if not call.dry_run and moment.flights[self] == 0:
+            record.attention_skipped += self.attention
+            record.feed_forward_skipped += self.feed_forward
 
     def ahead(self, module: nn.Module) -> tuple[Any, ...] | None:
         """See `Ahead`."""
-        if type(self.part.recipe.when).decide_at is not When.decide_at:
+        if self.asks:
             return None
         moment = self.part.moment
         if moment is None:
@@ -147,7 +153,8 @@ class OutputSite:
         if decision.compute or moment.call.dry_run:
             return ()
         coming = self._outputs[moment.flights.get(self, -1) + 1 :]
-        return tuple(o.fill(moment) if o.ready(moment) else COMPUTE for o in coming)
+        found = [(outputs, outputs.values(moment)) for outputs in coming]
+        return tuple(COMPUTE if v is None else outputs.fill(moment, v) for outputs, v in found)
 
     def after(self, module: nn.Module, tray: Tray) -> None:
         """See `Ahead`."""
@@ -168,15 +175,19 @@ class OutputSite:
             self.leave((), {}, next(computed))
 
     def leave(self, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
-        moment = self.part.moment
+        acting = self.session.here.acting
+        moment = acting[self.index] if acting else None
         if moment is None:
             return output
-        decision = self.part.decide(moment)
-        outputs = self._of(moment.flights[self])
-        if not decision.compute and moment.record.sites.get(outputs.name) != "computed":
-            outputs.compare(moment, self.to_keep(moment, output))
-        elif decision.keep or not decision.compute:
-            outputs.keep(moment, self.to_keep(moment, output))
+        decision = moment.decision or self.part.decide(moment)
+        if decision.compute and not decision.keep:
+            return output
+        outputs, call = self._of(moment.flights[self]), moment.call
+        kept = output if call.conditional_half is None else self.to_keep(moment, output)
+        if decision.compute or call.record.sites.get(outputs.name) == "computed":
+            outputs.keep(moment, kept)
+        else:
+            outputs.compare(moment, kept)
         return output
 
     def to_keep(self, moment: Moment, output: Any) -> Any:

@@ -15,8 +15,8 @@ from pipelines.tiny_pipelines import make, run
 import autocache
 from autocache.how import Reuse
 from autocache.probe import FirstBlocks
+from autocache.runtime.entry import Value
 from autocache.runtime.moment import Decision, Moment
-from autocache.runtime.store import Value
 from autocache.when import When
 from autocache.where import Blocks, Denoiser, Guidance, Submodules, Where
 

@@ -49,6 +49,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 SUBMODULES = ("attention", "fora", "pab", "taylorseer")
 SPANS = ("adacache", "customcache", "dbcache", "dit_block", "fbcache", "magcache", "teacache")
 WHOLE = ("adastep", "auto", "easycache", "schedule")
+SECOND = {"single_transformer_blocks": (0, 3)}
+"""The second stack, which is skipped by itself where the first one is not to its end."""
 
 
 class Runs:
@@ -148,25 +150,46 @@ def test_modules_without_room_are_computed(runs: Runs, name: str, blocks: int) -
 
 @pytest.mark.parametrize("name", SPANS)
 def test_spans_without_room_are_computed(runs: Runs, name: str) -> None:
-    """Room for the first of two stacks is the same as skipping that stack only."""
-    drawn, peak, ran = runs.wanted(name, blocks={"transformer_blocks": (0, 3)})
-    with runs.patched(name, memory_limit=peak) as patch:
+    """Room for what is skipped of the first of two stacks is the same as skipping that only."""
+    first = {"transformer_blocks": (0, 2)}
+    drawn, peak, ran = runs.wanted(name, blocks=first)
+    with runs.patched(name, memory_limit=peak, blocks={**first, **SECOND}) as patch:
         assert torch.equal(runs.loop(), drawn)
         assert runs.ran == ran
         assert patch.stats().bytes_peak == peak
 
 
-@pytest.mark.parametrize("name", ["attention", "dit_block", "taylorseer", "teacache"])
-def test_there_are_no_other_tensors(runs: Runs, name: str) -> None:
+@pytest.mark.parametrize("name", [one for one in SPANS if one != "dbcache"])
+def test_room_for_one_stack_is_room_for_two_that_are_skipped_as_one(runs: Runs, name: str) -> None:
+    """They have one residual together."""
+    drawn, peak, ran = runs.wanted(name)
+    _, one, _ = runs.wanted(name, blocks={"transformer_blocks": (0, 3)})
+    assert one == peak
+    with runs.patched(name, memory_limit=one) as patch:
+        assert torch.equal(runs.loop(), drawn)
+        assert runs.ran == ran
+        assert patch.stats().bytes_peak == peak
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("attention", {}),
+        ("taylorseer", {}),
+        ("dit_block", {"blocks": {"transformer_blocks": (0, 2), **SECOND}}),
+        ("teacache", {"blocks": {"transformer_blocks": (0, 2), **SECOND}}),
+    ],
+)
+def test_there_are_no_other_tensors(runs: Runs, name: str, where: dict[str, Any]) -> None:
     """All tensors that are alive beside the model's and what it is given or returns take no more
     than the limit, in the middle of the steps; and the books say as much."""
-    _, peak, _ = runs.wanted(name)
+    _, peak, _ = runs.wanted(name, **where)
     limit = int(peak * 0.75)
     # What a step is given and returns is alive beside it.
     beside = sum(map(_size, runs.inputs(1.0).values())) + STEPS * _output_size(runs)
     steps, seen = iter(range(STEPS)), []
     baseline = _alive()
-    with runs.patched(name, memory_limit=limit) as patch:
+    with runs.patched(name, memory_limit=limit, **where) as patch:
 
         def look() -> None:
             if next(steps) in (2, 3, 6):
@@ -419,14 +442,14 @@ def test_the_environment_and_profiles_take_the_same_options(tmp_path: Path) -> N
     assert two.strategy == [("dit_block", {}), ("fewer_steps", {"indices": [0, 2]})]
     assert two.parameters == {"keep": True, "memory_limit": "1MiB"}
     pipe = make("flux")
-    options = {"memory_limit": "5KiB", "memory_fit": "int8", "keep": True}
+    options = {"memory_limit": "2KiB", "memory_fit": "int8", "keep": True}
     made = {"strategy": "dit_block", "parameters": {**CHOICES["dit_block"], **options}}
     file = Profile.model_validate(made).write(tmp_path / "small.yaml")
     with autocache.patch(pipe, file) as patch:
         run(pipe)
         memory = patch.stats().memory
-        assert memory.limit == 5120
-        assert 0 < memory.held <= memory.peak <= 5120
+        assert memory.limit == 2048
+        assert 0 < memory.held <= memory.peak <= 2048
         assert {place.form for place in memory.places} == {"int8"}
     with autocache.patch(pipe, file, memory_limit="1MiB") as patch:
         run(pipe)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from autocache.how import Blend
+from autocache.runtime.entry import Value
 from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.record import StepRecord
-from autocache.runtime.store import Ledger, Store, Value
+from autocache.runtime.store import Ledger, Store
 
 
 def moment(step: int = 3, total: int | None = 10, time: float = 500.0) -> Moment:
@@ -18,7 +19,7 @@ def moment(step: int = 3, total: int | None = 10, time: float = 500.0) -> Moment
 
 
 def values(*numbers: float, dtype: torch.dtype = torch.float32) -> list[Value]:
-    return [Value(n, torch.tensor([x], dtype=dtype), 0) for n, x in enumerate(numbers)]
+    return [Value(n, torch.tensor([x], dtype=dtype)) for n, x in enumerate(numbers)]
 
 
 def test_one_value_is_reused():

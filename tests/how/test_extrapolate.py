@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from autocache.how import Extrapolate, Reuse
+from autocache.runtime.entry import Value
 from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.record import StepRecord
-from autocache.runtime.store import Ledger, Store, Value
+from autocache.runtime.store import Ledger, Store
 
 BASES: list[Any] = ["taylor", "newton", "hermite"]
 
@@ -25,7 +26,7 @@ def moment(step: int, time: float) -> Moment:
 
 def values(steps: list[int], features: list[float], times: list[float]) -> list[Value]:
     return [
-        Value(step, torch.tensor([feature], dtype=torch.float64), 0, time)
+        Value(step, torch.tensor([feature], dtype=torch.float64), time)
         for step, feature, time in zip(steps, features, times, strict=True)
     ]
 
@@ -125,7 +126,7 @@ def test_hermite_damps_the_linear_term():
 def test_low_precision_is_summed_in_float32():
     """bfloat16 values are weighed in float32 and rounded once."""
     kept = [
-        Value(step, torch.tensor([feature], dtype=torch.bfloat16), 0)
+        Value(step, torch.tensor([feature], dtype=torch.bfloat16))
         for step, feature in ((0, 1.0), (1, 1.0078125), (2, 1.015625))
     ]
     made = Extrapolate(1).fill(kept[-2:], moment(5, 0.0))

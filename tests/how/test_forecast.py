@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from autocache.how import Forecast
+from autocache.runtime.entry import Value
 from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.record import StepRecord
-from autocache.runtime.store import Ledger, Store, Value
+from autocache.runtime.store import Ledger, Store
 
 TIMES = [1000.0, 930.0, 850.0, 720.0, 600.0, 450.0, 280.0, 120.0, 0.0]
 """Unequal steps; the last is where the latent ends."""
@@ -24,7 +25,7 @@ def moment(step: int, gain: Callable[[int], float | None] = lambda _: None) -> M
 
 
 def value(step: int, tensor: torch.Tensor) -> Value:
-    return Value(step, tensor, 0, TIMES[step])
+    return Value(step, tensor, TIMES[step])
 
 
 def euler(early: int, late: int) -> float:

@@ -9,14 +9,14 @@ import torch
 
 from autocache.how import Frequency
 from autocache.how.frequency import disc
-from autocache.runtime.store import Value
+from autocache.runtime.entry import Value
 from tests.how.test_blend import moment
 
 LOW = {"alpha_low": 2.0, "alpha_high": 5.0, "low_window": (400, 600), "high_window": (-1, 300)}
 
 
 def fill(how: Frequency, x: torch.Tensor, time: float = 500.0) -> torch.Tensor:
-    return how.fill([Value(0, x, 0)], moment(time=time))
+    return how.fill([Value(0, x)], moment(time=time))
 
 
 def wave(size: int, frequency: int) -> torch.Tensor:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from autocache.how import Forecast, Weighted
+from autocache.runtime.entry import Value
 from autocache.runtime.moment import Call, Moment, State
 from autocache.runtime.record import StepRecord
-from autocache.runtime.store import Ledger, Store, Value
+from autocache.runtime.store import Ledger, Store
 
 STEPS, TOTAL = (0, 1, 4), 8
 PARTS = [[[1.0]], [[1.5, -0.5]], [[2.0, -1.5, 0.5]]]
@@ -31,7 +32,7 @@ def moment(step: int, **facts) -> Moment:
 def values(*steps: int, rows: int = 2) -> list[Value]:
     generator = torch.Generator().manual_seed(0)
     drawn = {step: torch.randn(rows, 3, generator=generator) for step in range(TOTAL)}
-    return [Value(step, drawn[step], 0, TIMES[step]) for step in steps]
+    return [Value(step, drawn[step], TIMES[step]) for step in steps]
 
 
 @pytest.mark.parametrize("step", [5, 7])
@@ -69,7 +70,7 @@ def test_it_keeps_what_it_needs_and_the_type() -> None:
     assert weighted().keep == Forecast(3).keep
     long = [[[1.0] * 5]] * 3
     assert weighted(long).keep == 5
-    a, b = (Value(v.step, v.tensor.half(), 0, v.time) for v in values(0, 1))
+    a, b = (Value(v.step, v.tensor.half(), v.time) for v in values(0, 1))
     assert weighted().fill([a, b], moment(2)).dtype is torch.float16
 
 

@@ -29,6 +29,7 @@ class Recomposed:
         self.skipped: set[tuple[int, int]] = set()
         self.counts = True
         self._time: Any = None
+        self._left: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._signature = inspect.signature(model.forward)
         model.register_forward_pre_hook(self._begins, with_kwargs=True)
         for stack in spec.stacks:
@@ -58,6 +59,12 @@ class Recomposed:
 
         def enters(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             entered.update(signature.bind(*args, **kwargs).arguments)
+            # Given the very tensors that the stack before returned, the two are one.
+            if self._left is not None and not stack.each:
+                left, earlier = self._left
+                names = set(stack.return_order)
+                if left.keys() == names and all(entered[name] is left[name] for name in names):
+                    entered.update(earlier)
 
         def leaves(module: nn.Module, args: tuple, output: Any) -> Any:
             if not self.counts:
@@ -70,9 +77,15 @@ class Recomposed:
             if step % 2 == 1 and kept and fits:
                 self.skipped.add(self.calls[-1])
                 restored = tuple(b + r for b, r in zip(before, kept, strict=True))
+                note(restored, before)
                 return restored if isinstance(output, tuple) else restored[0]
             residuals[nth] = [a - b for a, b in zip(after, before, strict=True)]
+            note(after, before)
             return None
+
+        def note(after: Any, before: Any) -> None:
+            pairs = (dict(zip(stack.return_order, one, strict=True)) for one in (after, before))
+            self._left = None if stack.each else tuple(pairs)  # type: ignore[assignment]
 
         first.register_forward_pre_hook(enters, with_kwargs=True)
         last.register_forward_hook(leaves)

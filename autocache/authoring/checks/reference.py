@@ -71,6 +71,9 @@ class Arguments:
 class Recomposed:
     """A plain model whose ranges of blocks are replaced, on demand, by entry plus residual.
 
+    A range of another stack that is given the very tensors that the one before it returned counts
+    from where that one was entered: the two are one.
+
     With `idle` the blocks within a range hand on what they were given, as skipped ones do; else
     they compute, and only what leaves the range is replaced.
     """
@@ -80,6 +83,8 @@ class Recomposed:
     ) -> None:
         self.skipping = False
         self.idle = idle
+        self._left: tuple[dict[str, Any], dict[str, Any]] | None = None
+        """What the range before returned, and what had entered it."""
         for path, (start, end) in plan.items():
             stack, blocks = stacks[path], list(model.get_submodule(path).children())
             if stack.each:
@@ -98,18 +103,28 @@ class Recomposed:
         def enters(module: nn.Module, args: tuple, kwargs: dict) -> None:
             given = arguments.entering(module, args, kwargs)
             entry.update({n: None if v is None else v.clone() for n, v in given.items()})
+            if self._left is not None and not arguments.stack.each:
+                left, entered = self._left
+                if left.keys() == given.keys() and all(left[n] is given[n] for n in given):
+                    entry.update(entered)
 
         def leaves(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
             if not self.skipping:
                 left = arguments.returned(output)
                 residual.update({name: _minus(left[name], entry[name]) for name in left})
                 others[:] = copy.deepcopy(arguments.others(output))
+                note(left)
                 return None
             restored = {
                 name: None if added is None else entry[name] + added
                 for name, added in residual.items()
             }
+            note(restored)
             return arguments.replaced(output, restored, others)
+
+        def note(left: dict[str, Any]) -> None:
+            alone = arguments.stack.each or None in arguments.stack.return_items
+            self._left = None if alone else (left, dict(entry))
 
         first.register_forward_pre_hook(enters, with_kwargs=True)
         last.register_forward_hook(leaves, with_kwargs=True)

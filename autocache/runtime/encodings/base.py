@@ -34,6 +34,8 @@ class Held:
     __slots__ = ("bytes", "device", "dtype", "encoding", "parts", "shape")
     away = False
     """Its bytes are on the host, and the device computes elsewhere."""
+    as_it_is = False
+    """It is the tensor itself, where that was."""
 
     def __init__(self, encoding: Encoding, tensor: torch.Tensor) -> None:
         self.encoding = encoding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autocache.runtime.encodings.base import Parts, plain_size
+from autocache.runtime.encodings.base import Held, Parts, kept_alive, plain_size
 
 
 class Plain:
@@ -20,3 +20,27 @@ class Plain:
 
     def decode(self, parts: Parts, dtype: torch.dtype) -> torch.Tensor:
         return parts[0]
+
+
+PLAIN = Plain()
+
+
+class HeldAsIs(Held):
+    """The tensor itself. Every place of every step makes one, in the midst of the model's own work:
+    nothing is called that need not be."""
+
+    __slots__ = ()
+    as_it_is = True
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.encoding = PLAIN
+        self.shape, self.dtype, self.device = tensor.shape, tensor.dtype, tensor.device
+        self.parts = (tensor,)
+        self.bytes = kept_alive(tensor)
+
+    def decode(self) -> torch.Tensor:
+        return self.parts[0]
+
+    def costs_as(self, other: Held) -> bool:
+        """Whether as many bytes are held in the same form and place."""
+        return other.as_it_is and other.bytes == self.bytes and other.device == self.device

@@ -1,0 +1,89 @@
+"""The benchmark of overhead measures what it says, on models of a few blocks; its page says what
+was measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import overhead
+import pytest
+
+from gpu_contestants import OURS
+from scripts import tool
+
+page = tool("overhead_page")
+NEVER = "never skipping"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of Flux, in one round."""
+    out = tmp_path_factory.mktemp("overhead") / "overhead.json"
+    given = ("--tiny", "--model", "flux_narrow", "--rounds", "1", "--out", str(out))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sys, "argv", ["overhead.py", *given])
+        overhead.main()
+    return json.loads(out.read_text())["models"]["flux_narrow"]["rows"]
+
+
+def test_every_method_is_there(rows: dict[str, Any]) -> None:
+    """Ours and the peers', each with the time of every kind of step that it has."""
+    ours = {f"autocache {name}" for name in OURS if name != "deepcache"}
+    assert ours | set(page.SAME) | {page.AGAIN} <= set(rows)
+    for name, row in rows.items():
+        assert set(row["time"]) == set(row["waits"]) == set(row["work"]) <= set(row["steps"]), name
+        assert all(one["instructions"] > one["operations"] > 0 for one in row["work"].values())
+        assert all(one["ratio"] > 0 for one in row["time"].values())
+
+
+def test_what_is_skipped(rows: dict[str, Any]) -> None:
+    """By turns in most rows; nothing in those that say so."""
+    for name, row in rows.items():
+        if name.endswith(NEVER) or name == page.AGAIN:
+            assert set(row["steps"]) == {"computed"}, name
+        elif name != "diffusers FirstBlockCache":
+            assert abs(row["steps"]["computed"] - row["steps"]["skipped"]) <= 2, name
+
+
+def test_waits(rows: dict[str, Any]) -> None:
+    """None by a fixed schedule, at most one by a rule that measures."""
+    for name in ("dit_block", "attention", "taylorseer", "magcache", "auto"):
+        assert set(rows[f"autocache {name}"]["waits"].values()) == {0}, name
+    for name in ("teacache", "fbcache"):
+        assert max(rows[f"autocache {name}"]["waits"].values()) == 1
+
+
+def test_memory_is_no_more_than_that_of_a_peer(rows: dict[str, Any]) -> None:
+    """For the same method on the same model."""
+    for peer, ours in page.SAME.items():
+        assert rows[ours]["bytes"] <= rows[peer]["bytes"], peer
+
+
+def test_a_peer_that_is_ahead_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named with what it is ahead in."""
+    ours = _row(1200, waits=1, held=64)
+    peer = _row(1100, waits=0, held=32)
+    rows = {
+        page.AGAIN: _row(1000, waits=0, held=0),
+        "autocache magcache": ours,
+        "diffusers MagCache": peer,
+    }
+    models = {"one": {"title": "Model", "rows": rows}}
+    monkeypatch.setattr(page, "REASONS", {})
+    with pytest.raises(ValueError, match="autocache magcache, computed step, is behind"):
+        list(page._behind(models))
+    named = ("computed step", "skipped step", "waits of a computed step", "held")
+    monkeypatch.setattr(
+        page, "REASONS", {("autocache magcache", what): f"Why {what}." for what in named}
+    )
+    said = list(page._behind(models))[1]
+    assert all(f"**autocache magcache, {what}.**" in said for what in named)
+    assert "1,200 and 7 to 1,100 and 7 instructions and operations" in said
+    assert "Why held." in said
+
+
+def _row(instructions: int, waits: int, held: int) -> dict[str, Any]:
+    done = {kind: {"instructions": instructions, "operations": 7} for kind in page.KINDS}
+    return {"work": done, "waits": {"computed": waits}, "bytes": held, "time": {}}
