@@ -133,15 +133,20 @@ def measure(model: Model, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--tiny", action="store_true", help="few blocks: to see that it runs")
-    parser.add_argument("--model", action="append", help="one of the listing; all by default")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
+    made.add_argument("--rounds", type=int, default=20)
+    made.add_argument("--tiny", action="store_true", help="few blocks: to see that it runs")
+    made.add_argument("--model", action="append", help="one of the listing; all by default")
+    made.add_argument("--out", type=Path, default=RESULT)
+    return made
+
+
+def main() -> None:
+    options = parser().parse_args()
     torch.set_num_threads(1)
     models = gpu_models.models(options.tiny, LISTING)
     result = {

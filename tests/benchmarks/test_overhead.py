@@ -4,6 +4,7 @@ was measured."""
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ import overhead
 import pytest
 
 from gpu_contestants import OURS
-from scripts import tool
+from scripts import ROOT, tool
 
 page = tool("overhead_page")
 NEVER = "never skipping"
@@ -82,6 +83,17 @@ def test_a_peer_that_is_ahead_needs_a_reason(monkeypatch: pytest.MonkeyPatch) ->
     assert all(f"**autocache magcache, {what}.**" in said for what in named)
     assert "1,200 and 7 to 1,100 and 7 instructions and operations" in said
     assert "Why held." in said
+
+
+def test_the_commands_of_the_page() -> None:
+    """The script takes what docs/benchmarks.md gives it."""
+    said = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    commands = [line for line in said if line.startswith("python benchmarks/overhead.py")]
+    rounds = {
+        overhead.parser().parse_args(shlex.split(command, comments=True)[2:]).rounds
+        for command in commands
+    }
+    assert rounds == {0, 20}
 
 
 def _row(instructions: int, waits: int, held: int) -> dict[str, Any]:

@@ -17,6 +17,9 @@ ELSEWHERE = {
     ("benchmarks.md", "python benchmarks/quality.py"): (
         "benchmarks/test_quality.py::test_the_commands_of_the_page"
     ),
+    ("benchmarks.md", "python benchmarks/overhead.py"): (
+        "benchmarks/test_overhead.py::test_the_commands_of_the_page"
+    ),
     ("benchmarks.md", "python benchmarks/scale.py"): (
         "benchmarks/test_scale.py::test_the_commands_of_the_page"
     ),
