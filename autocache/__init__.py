@@ -10,6 +10,8 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from autocache.lazy import look_up
+
 if TYPE_CHECKING:
     from autocache import demo, errors, how, probe, when, where
     from autocache.api import Patch, is_patched, patch, patched, specs, stats, strategies, unpatch
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from autocache.tuning.profile import Profile
     from autocache.tuning.tune import tune
 
-_HOME = {
+_HOMES = {
     "Comparison": "comparison.figures",
     "Patch": "api",
     "Profile": "tuning.profile",
@@ -77,9 +79,7 @@ logging.getLogger("autocache").addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"autocache.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"autocache.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'autocache' has no attribute {name!r}")
+    return look_up(__name__, _HOMES, name)
 
 
 def __dir__() -> list[str]:

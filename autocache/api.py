@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
@@ -15,24 +15,24 @@ from autocache.choice import Chosen, choose
 from autocache.errors import PatchError
 from autocache.memory import ledger
 from autocache.planning import install, plan, sessions_of, take_off, tell_apart
-from autocache.run_stats import RunStats, collect
 from autocache.runtime.parallelism import given_group
 from autocache.runtime.session import Session
 from autocache.spec import registry
 from autocache.strategy.composition import Composition
 from autocache.strategy.recipe import Strategy
 from autocache.targets import denoisers, describe
-from autocache.tuning.profile import Profile
 
 if TYPE_CHECKING:
     from autocache.how import How
+    from autocache.run_stats import RunStats
     from autocache.spec.registry import SpecInfo
     from autocache.spec.schema import Spec
     from autocache.strategy import StrategyInfo
+    from autocache.tuning.profile import Profile
     from autocache.when import When
     from autocache.where import Where
 
-Choice = str | Path | Strategy | Profile | tuple[str, Mapping[str, Any]]
+Choice: TypeAlias = "str | Path | Strategy | Profile | tuple[str, Mapping[str, Any]]"
 """A strategy: its name, an object, its name with parameters, or a profile or its file."""
 
 
@@ -85,6 +85,8 @@ class Patch:
 
     def stats(self) -> RunStats:
         """What was computed and skipped so far."""
+        from autocache.run_stats import collect
+
         return collect(self._sessions)
 
     def unpatch(self) -> None:
@@ -234,6 +236,8 @@ def stats(target: Any) -> RunStats:
     found = sessions_of(target)
     if not found:
         raise PatchError(f"{describe(target)} is not patched; call autocache.patch on it first")
+    from autocache.run_stats import collect
+
     return collect(found)
 
 

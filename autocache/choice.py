@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autocache import strategy as strategies
 from autocache.activation_grammar import FILES
 from autocache.errors import ParameterError
 from autocache.strategy.composition import Composition
-from autocache.strategy.custom import Custom
 from autocache.strategy.recipe import Strategy
-from autocache.tuning.expectations import Expectations
-from autocache.tuning.profile import Profile
+
+if TYPE_CHECKING:
+    from autocache.tuning.expectations import Expectations
+    from autocache.tuning.profile import Profile
 
 DEFAULT = "auto"
 """The strategy where none is named."""
@@ -48,6 +49,8 @@ class Chosen:
         """What the profile was made for, to be held against what it is used on."""
         if self.profile is None or self.profile.made_for is None:
             return None
+        from autocache.tuning.expectations import Expectations
+
         return Expectations(self.profile.made_for, f"profile {self.label}", self.strategy)
 
 
@@ -66,6 +69,8 @@ def choose(strategy: Any, parts: Mapping[str, Any], params: Mapping[str, Any]) -
     if _is_pair(strategy):
         strategy, params = strategy[0], {**strategy[1], **params}
     if _names_profile(strategy):
+        from autocache.tuning.profile import Profile
+
         profile = strategy if isinstance(strategy, Profile) else Profile.read(strategy)
         return Chosen(profile.created(params), profile, dict(params))
     return Chosen(_strategies(DEFAULT if strategy is None else strategy, params))
@@ -107,6 +112,11 @@ def _is_pair(strategy: Any) -> bool:
 def _names_profile(strategy: Any) -> bool:
     if isinstance(strategy, str):
         return strategy.strip().lower().endswith(FILES)
+    if strategy is None or isinstance(strategy, (Strategy, list, tuple)):
+        return False
+    # Imported for what may be one alone: a patch by name needs nothing of tuning.
+    from autocache.tuning.profile import Profile
+
     return isinstance(strategy, (Path, Profile))
 
 
@@ -115,4 +125,6 @@ def _custom(strategy: Any, parts: Mapping[str, Any], params: Mapping[str, Any]) 
         raise ParameterError("give either a strategy or when, where and how, not both")
     if "when" not in parts:
         raise ParameterError("a strategy from parts needs when=, the rule that decides")
+    from autocache.strategy.custom import Custom
+
     return Custom.create(**parts, **params)

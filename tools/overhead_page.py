@@ -12,6 +12,7 @@ from autocache.runtime.sizes import readable_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "overhead.json"
+IMPORTING = RESULT.with_name("importing.json")
 PAGE = ROOT / "docs" / "overhead.md"
 AGAIN, NEVER = "plain, again", "never skipping"
 KINDS = ("computed", "skipped")
@@ -94,6 +95,13 @@ against itself, and tells what the ratios are worth; in brackets are the microse
 such call where nothing is skipped or kept.
 """
 
+START = """Importing a library and installing its method on the 57 blocks of FLUX, each time in a
+program of its own. Time is what it adds to the processor time of all before it: importing torch and
+diffusers, and building the model. diffusers' own hooks are imported with its models. By pydantic,
+which is much of ours, specs and parameters are validated; to do without would be faster, and lose
+the errors that name all that is wrong at once.
+"""
+
 
 def page() -> str:
     """The page as Markdown."""
@@ -112,7 +120,33 @@ def page() -> str:
     parts += ["## Where another library is ahead", *_behind(result["models"])]
     for model in result["models"].values():
         parts += [f"## {model['title']}", _table(model["rows"], timed)]
+    parts += _importing(json.loads(IMPORTING.read_text()))
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _importing(result: dict[str, Any]) -> Iterator[str]:
+    """What a method adds to the start of a program."""
+    machine, known = result["machine"], result["versions"]
+    yield f"## At the start of a program\n\n{START}"
+    timed = result["rounds"] > 0
+    head = (
+        "",
+        "modules imported, of them its own",
+        *(("time", "time of a second patch") if timed else ()),
+    )
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for name, row in result["rows"].items():
+        cells = [f"{row['modules']}, {row['own_modules']}"]
+        if timed:
+            again = row.get("again")
+            cells += [f"+{row['ratio'] - 1:.1%}", "" if again is None else f"+{again - 1:.2%}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    yield "\n".join(lines)
+    yield (
+        f"`{result['command']}`, {machine['processor']}, {machine['threads']} thread, Python "
+        f"{known['python']}, torch {known['torch']}, diffusers {known['diffusers']}, cache-dit "
+        f"{known['cache_dit']}, pydantic {known['pydantic']}."
+    )
 
 
 def _off(result: dict[str, Any]) -> float:

@@ -85,7 +85,6 @@ class TeaCache(Strategy):
         return self
 
     def recipe(self, bound: Bound, config: Mapping[str, Any]) -> Recipe:
-        bound.stack()  # A model without blocks has no use for coefficients.
         bound.stack()  # A model without blocks has no use for the coefficients asked for below.
         table = self._table(bound.spec, config)
         coefficients = self.coefficients or tuple(table.coefficients if table else ())
