@@ -108,14 +108,17 @@ def _peers(sub_modules: list[str]) -> dict[str, Contestant]:
     return {
         "diffusers FirstBlockCache": Contestant(
             _diffusers(lambda loop, steps: FirstBlockCacheConfig(threshold=ALWAYS)),
+            leaves_traces=True,
             pattern="all after the first",
         ),
         "diffusers FirstBlockCache, never skipping": Contestant(
-            _diffusers(lambda loop, steps: FirstBlockCacheConfig(threshold=0.0)), pattern="none"
+            _diffusers(lambda loop, steps: FirstBlockCacheConfig(threshold=0.0)),
+            leaves_traces=True,
+            pattern="none",
         ),
-        "diffusers MagCache": Contestant(_diffusers(magnitude)),
-        "diffusers TaylorSeer": Contestant(_diffusers(forecast)),
-        "diffusers PAB": Contestant(_diffusers(broadcast)),
+        "diffusers MagCache": Contestant(_diffusers(magnitude), leaves_traces=True),
+        "diffusers TaylorSeer": Contestant(_diffusers(forecast), leaves_traces=True),
+        "diffusers PAB": Contestant(_diffusers(broadcast), leaves_traces=True),
         "cache-dit DBCache": Contestant(_cache_dit, leaves_traces=True),
     }
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from dispatched import READS, Dispatched
 
 WAITS = "called a synchronizing CUDA operation"
 """What torch's warning of one begins with."""
@@ -60,7 +61,7 @@ class Waits:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
         else:
-            self._reads = self._stack.enter_context(_Reads())
+            self._reads = self._stack.enter_context(Dispatched(READS))
         return self
 
     @property
@@ -75,18 +76,6 @@ class Waits:
         else:
             self.count += self._reads.count
         self._stack.close()
-
-
-class _Reads(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager

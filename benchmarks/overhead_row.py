@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from gpu_device import Waits
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from dispatched import Dispatched
 from gpu_contestants import Contestant
 from gpu_row import SKIPPED, operations
 from loops import Loop
@@ -53,7 +53,7 @@ def work(
         with Counted(everything=True) as counted:
             loop.run(steps, lambda: seen.append(counted.work.instructions))
         calls: list[int] = []
-        with _Operations() as operations:
+        with Dispatched() as operations:
             loop.run(steps, lambda: calls.append(operations.count))
     usual = [
         _by_kind([_between(counts)], kinds, lambda found: min(statistics.multimode(found)))
@@ -62,18 +62,6 @@ def work(
     return {
         kind: {"instructions": usual[0][kind], "operations": usual[1][kind]} for kind in usual[0]
     }
-
-
-class _Operations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def held(loop: Loop, contestant: Contestant, steps: int) -> int:

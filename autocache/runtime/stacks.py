@@ -14,7 +14,7 @@ Line = tuple[int, ...]
 """The calls that can be suspended which the present one is made from: the task, then generators."""
 
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-_COROUTINE = inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
+_SUSPENDED = _GENERATOR | inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE
 
 _module_call: Any = nn.Module.__call__
 
@@ -27,11 +27,11 @@ def line() -> Line:
     task, generators = 0, []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        flags = frame.f_code.co_flags
-        if flags & _GENERATOR:
-            generators.append(id(frame))
-        elif flags & _COROUTINE:
-            task = id(frame)
+        if frame.f_code.co_flags & _SUSPENDED:
+            if frame.f_code.co_flags & _GENERATOR:
+                generators.append(id(frame))
+            else:
+                task = id(frame)
         frame = frame.f_back
     return (task, *reversed(generators))
 

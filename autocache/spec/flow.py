@@ -44,6 +44,8 @@ class Flow:
         self._plain = all(item.name and not item.paths for item in items)
         self.extras = sum(item.name is None for item in items)
         """How many of the values a block returns are no streams."""
+        self.containers = tuple(item.name for item in items if item.name and item.paths)
+        """The arguments that streams are within and that come back."""
 
     def split(self, output: Any) -> tuple[torch.Tensor | None, ...]:
         """The streams in what a block returned."""
@@ -80,11 +82,6 @@ class Flow:
         left = iter(others)
         values = tuple(self._value(item, streams, given, left) for item in self._items)
         return values[0] if self._bare else values
-
-    @property
-    def containers(self) -> tuple[str, ...]:
-        """The arguments that streams are within and that come back."""
-        return tuple(item.name for item in self._items if item.name and item.paths)
 
     @staticmethod
     def _value(

@@ -22,9 +22,9 @@ from work import Counted
 
 FLUX = Size(blocks=57, tokens=16, steps=12)
 INSTRUCTIONS = {
-    "dit_block": (8_100, 11_200),
-    "teacache": (8_500, 12_800),
-    "fbcache": (8_200, 12_400),
+    "dit_block": (8_100, 11_000),
+    "teacache": (8_500, 12_500),
+    "fbcache": (8_200, 12_100),
     "attention": (45_700, 32_400),
     "taylorseer": (95_500, 95_500),
     "auto": (5_600, 4_100),
