@@ -16,6 +16,8 @@ from loops import Loop
 
 ALWAYS = 1e9
 """A threshold under which everything is."""
+MEASURED = 0.99
+"""The same for cache-dit, which from 1 on measures nothing."""
 FIRST = 2
 """Steps that are computed before any is skipped."""
 OURS: dict[str, dict[str, Any]] = {
@@ -145,7 +147,7 @@ def _cache_dit(loop: Loop, steps: int) -> Iterator[None]:
     config = cache_dit.DBCacheConfig(
         Fn_compute_blocks=1,
         Bn_compute_blocks=0,
-        residual_diff_threshold=ALWAYS,
+        residual_diff_threshold=MEASURED,
         max_warmup_steps=FIRST,
         max_continuous_cached_steps=1,
         enable_separate_cfg=len(loop.branches) > 1,

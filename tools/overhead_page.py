@@ -55,10 +55,6 @@ REASONS: dict[tuple[str, str], str] = {
         "in the place of the list, and calls no block. To do the like would save instructions. "
         f"{STEP}"
     ),
-    ("autocache fbcache", "waits of a skipped step"): (
-        "cache-dit takes a threshold of 1 or more to mean always, and measures nothing. With a "
-        "threshold that decides anything both read one number."
-    ),
 }
 """Why a peer is ahead of a row here in something, and what would change it."""
 Row = dict[str, Any]

@@ -46,6 +46,14 @@ class Entry:
         """Whether someone wrote into it since."""
         return self._version is not None and self.held.parts[0]._version != self._version
 
+    def exchange(self, tensor: torch.Tensor, step: int, time: float | None) -> bool:
+        """Become what is held of another step, if that costs the same."""
+        if not self.held.exchange(tensor):
+            return False
+        self._value = Value(step, tensor, time)
+        self._version = None if tensor.is_inference() else tensor._version
+        return True
+
     def value(self) -> Value:
         """The tensor as it was."""
         value, held = self._value, self.held

@@ -74,14 +74,15 @@ class Layout(NamedTuple):
 _ONE_TENSOR = Layout((None,), None, (0,))
 
 
-def _layout(leaves: list[Any], shape: Any) -> Layout:
-    if shape is None:
-        return _ONE_TENSOR
+def _taken_apart(output: Any) -> tuple[Sequence[Any], Layout]:
+    if isinstance(output, torch.Tensor):
+        return (output,), _ONE_TENSOR
+    leaves, shape = flatten(output)
     if shape is tuple:
-        return _tensors(len(leaves))
+        return leaves, _tensors(len(leaves))
     tensors = tuple(nth for nth, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
     others = (None if nth in tensors else leaf for nth, leaf in enumerate(leaves))
-    return Layout(tuple(others), shape, tensors)
+    return leaves, Layout(tuple(others), shape, tensors)
 
 
 @functools.cache
@@ -124,12 +125,12 @@ class Outputs:
 
     def keep(self, moment: Moment, output: Any) -> bool:
         """Remember an output; False where there is no room for it."""
-        leaves, shape = flatten(output)
-        layout = _layout(leaves, shape)
+        leaves, layout = _taken_apart(output)
+        kept = moment.state.kept
         if not self._put(moment, leaves, layout):
-            moment.kept.pop(self.name, None)
+            kept.pop(self.name, None)
             return False
-        moment.kept[self.name] = layout
+        kept[self.name] = layout
         return True
 
     def settle(self, moment: Moment, output: Any) -> Any:
@@ -151,10 +152,13 @@ class Outputs:
         """The error that a dry run would have made here."""
         note_error(moment, self.fill(moment), output)
 
-    def _put(self, moment: Moment, leaves: list[Any], layout: Layout) -> bool:
+    def _put(self, moment: Moment, leaves: Sequence[Any], layout: Layout) -> bool:
         how = self.part.recipe.how
-        keep = how.keep
-        pieces = [Piece((self.name, nth), leaves[nth], keep) for nth in layout.tensors]
+        if layout is _ONE_TENSOR:
+            pieces = [Piece((self.name, 0), leaves[0], how.keep)]
+        else:
+            keep = how.keep
+            pieces = [Piece((self.name, nth), leaves[nth], keep) for nth in layout.tensors]
         time = time_at(moment) if how.timed else None
         store, step = moment.state.store, moment.call.step
         return store.put_all(self.name, pieces, step, time=time, expected=self.expected)

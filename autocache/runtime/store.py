@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from autocache.runtime.claims import Claim
-from autocache.runtime.encodings import Held, HeldAsIs
+from autocache.runtime.encodings import Held
 from autocache.runtime.encodings.base import kept_alive
 from autocache.runtime.entry import Entry, Value, hold
 from autocache.runtime.ledger import Ledger
@@ -99,8 +99,11 @@ class Store:
                 claim = budget.admit(self, Claim(name, shapes, device, exact, expected))
                 if claim.refused:
                     return False
+            values = self._entries.get(name)
+            if values is None:
+                values = self._entries[name] = {}
             for piece in pieces:
-                self._remember(name, piece, step, time, claim)
+                self._remember(name, values, piece, step, time, claim)
         return True
 
     def refuses(self, name: str) -> bool:
@@ -177,21 +180,22 @@ class Store:
             self._entries[claim.name][key] = tuple(again)
 
     def _remember(
-        self, name: str, piece: Piece, step: int, time: float | None, claim: Claim | None
+        self,
+        name: str,
+        values: dict[Hashable, tuple[Entry, ...]],
+        piece: Piece,
+        step: int,
+        time: float | None,
+        claim: Claim | None,
     ) -> None:
-        values = self._entries.get(name)
-        if values is None:
-            values = self._entries[name] = {}
-        key, tensor, owned = piece.key, piece.tensor, piece.owned
+        key, tensor, keep, owned = piece
         if tensor.requires_grad:
             tensor = tensor.detach()
         before = values.get(key, ())
-        if claim is None and len(before) == piece.keep and before[-1].step != step:
-            held = HeldAsIs(tensor)
-            foreign = held.bytes > tensor.nbytes or self._is_others(key, tensor, owned)
-            if held.costs_as(before[0].held) and not foreign:
-                # As large as what goes, so that the books stay as they are.
-                values[key] = (*before[1:], Entry(held, step, time))
+        if claim is None and len(before) == keep and before[-1].step != step:
+            oldest = before[0]
+            if not self._is_others(key, tensor, owned) and oldest.exchange(tensor, step, time):
+                values[key] = (*before[1:], oldest)
                 return
         # What goes is let go of before what comes is made.
         kept = self._make_room(name, values, piece, step) if before else ()

@@ -85,6 +85,12 @@ def test_a_peer_that_is_ahead_needs_a_reason(monkeypatch: pytest.MonkeyPatch) ->
     assert "Why held." in said
 
 
+def test_every_reason_is_needed() -> None:
+    """What a peer is no longer ahead in has none."""
+    said = page.PAGE.read_text()
+    assert all(f"- **{ours}, {what}.**" in said for ours, what in page.REASONS)
+
+
 def test_the_commands_of_the_page() -> None:
     """The script takes what docs/benchmarks.md gives it."""
     said = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()

@@ -51,6 +51,10 @@ class Held:
     def decode(self) -> torch.Tensor:
         return self.encoding.decode(self.parts, self.dtype)
 
+    def exchange(self, tensor: torch.Tensor) -> bool:
+        """Hold another tensor instead, where that leaves the books as they are."""
+        return False
+
 
 def plain_size(shape: torch.Size, dtype: torch.dtype) -> int:
     """Bytes of a dense tensor."""
