@@ -10,7 +10,7 @@ from typing import Any
 import autocache
 from bench import OVER, SPEEDUPS, STEPS, Bench
 from choosing import chosen, settings, summary
-from own import ROWS_OF_THEIR_OWN, auto_with_invariant, grids, named
+from own import ROWS_OF_THEIR_OWN, auto_with_invariant, groups, named
 from peers import Groups, mag_ratios, peers
 from records import Records
 from tuned import tuned
@@ -75,10 +75,10 @@ GIVEN: dict[str, Callable[[Bench, int], tuple[Variant, dict[str, Any]]]] = {
 def methods(bench: Bench) -> dict[str, Groups | str]:
     """The variants of what settings are chosen for, or why there are none, by the row's name."""
     found: dict[str, Groups | str] = dict(peers(bench.case, bench.guidance, STEPS))
-    ours = grids()
+    ours = groups(STEPS)
     for name in sorted(info.name for info in autocache.strategies()):
         if name not in ROWS_OF_THEIR_OWN:
-            found[name] = {name: ours[name]}
+            found[name] = ours[name]
     return found | {WITH_INVARIANT: {WITH_INVARIANT: auto_with_invariant(STEPS)}}
 
 

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import autocache
-from variants import Variant
+from variants import Variant, even_masks
 
 ROWS_OF_THEIR_OWN = {"auto", "schedule", "fewer_steps"}
 """Untuned, tuned, and the plain pipeline with fewer steps."""
@@ -33,11 +33,28 @@ def auto_with_invariant(steps: int) -> list[Variant]:
     return [Variant(install, {"speedup": round(steps / count, 4)}) for count in counts]
 
 
-def grids() -> dict[str, list[Variant]]:
-    """The variants of each strategy; MagCache's are without the ratios, which are measured.
+def groups(steps: int) -> dict[str, dict[str, list[Variant]]]:
+    """The variants of each strategy for so many steps, by the way they go about it.
 
     Where another library has the same method, what is tried of its settings is among them.
     """
+    found = {strategy: {strategy: variants} for strategy, variants in _grids().items()}
+    found["dbcache"]["steps mask"] = _each(
+        "dbcache",
+        fn=(1,),
+        order=(1, 2),
+        mask=("fast", "ultra", *even_masks(steps)),
+        mask_policy=("static",),
+    )
+    found["pab"]["all attention"] = [
+        named("pab", spatial_range=reach, cross_range=reach, spatial_window=when, cross_window=when)
+        for reach, when in product((3, 6), ((100, 950), (0, 1001)))
+    ]
+    return found
+
+
+def _grids() -> dict[str, list[Variant]]:
+    """MagCache's are without the ratios, which are measured."""
     return {
         "adacache": [
             *_each("adacache", codebook=("slow", "fast"), max_consecutive_skips=(1, 2, 4)),

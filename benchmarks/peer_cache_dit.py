@@ -15,7 +15,7 @@ from typing import Any
 import cache_dit
 
 from cases import Case
-from variants import Variant, on_a_copy
+from variants import Variant, even_masks, on_a_copy
 
 ALWAYS = 1.0
 """The threshold from which on cache-dit skips without looking."""
@@ -71,19 +71,9 @@ def cache_dit_groups(case: Case, guidance: bool, steps: int) -> dict[str, list[V
     ]
     groups["steps mask"] = [
         variant(Fn_compute_blocks=1, mask=mask, policy="static", calibrator=calibrator)
-        for mask, calibrator in product([*named, *_even(steps)], ("taylor1", "taylor2"))
+        for mask, calibrator in product([*named, *even_masks(steps)], ("taylor1", "taylor2"))
     ]
     return groups
-
-
-def _even(steps: int) -> list[str]:
-    """Masks of one's own: so many steps computed, the first two, the last one, and even gaps."""
-    masks = []
-    for computed in (12, 7, 6, 5, 4):
-        gaps = computed - 2
-        chosen = {0, *(1 + round((steps - 2) * n / gaps) for n in range(gaps + 1))}
-        masks.append("".join("1" if step in chosen else "0" for step in range(steps)))
-    return masks
 
 
 @contextlib.contextmanager

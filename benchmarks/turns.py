@@ -9,7 +9,7 @@ from typing import Any
 from bench import Bench
 from variants import Variant
 
-PROMPTS, TURNS = 8, 5
+PROMPTS, TURNS = 4, 3
 
 
 def ratio(bench: Bench, variant: Variant, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,16 @@ class Trial:
         return sum(self.psnr) / len(self.psnr)
 
 
+def even_masks(steps: int) -> list[str]:
+    """Masks of steps, "1" for computed: so many, the first two, the last one, and even gaps."""
+    masks = []
+    for computed in (12, 7, 6, 5, 4):
+        gaps = computed - 2
+        chosen = {0, *(1 + round((steps - 2) * n / gaps) for n in range(gaps + 1))}
+        masks.append("".join("1" if step in chosen else "0" for step in range(steps)))
+    return masks
+
+
 @contextlib.contextmanager
 def on_a_copy(pipe: Any, denoiser: str) -> Iterator[Any]:
     """The pipeline with a copy of its denoiser, so that nothing of a peer stays behind."""

@@ -15,6 +15,7 @@ import torch
 from gpu_device import Waits
 
 import autocache
+from dispatched import Allocated
 from loops import Loop
 from scale_growth import SETTINGS, Setting, row
 from scale_model import Size, build
@@ -31,6 +32,17 @@ INSTRUCTIONS = {
 }
 """Of our own code in a step of 57 blocks that computes, and keeps what it computed, and in one that
 skips, with CPython 3.11: a tenth above what they were when this was written."""
+ALLOCATED = {
+    "dit_block": (4, 820),
+    "teacache": (17, 104),
+    "fbcache": (3, 190),
+    "attention": (0, 1_590),
+    "taylorseer": (0, 1_590),
+    "auto": (21, 24),
+}
+"""Tensors that a step of 57 blocks allocates: one that computes beside the plain one, and one that
+skips in all, a tenth above what it was. A residual is one for each stream and stack; what modules
+return is kept as it is."""
 ONLINE = ("teacache", "fbcache")
 """These decide by a number that they read off a tensor, once a step."""
 
@@ -62,6 +74,30 @@ def _never(setting: Setting, size: Size) -> int:
         with Counted() as counted:
             loop.run(size.steps, lambda: seen.append(counted.work.instructions))
     return statistics.mode(after - before for before, after in itertools.pairwise(seen))
+
+
+@each_setting
+def test_allocations_of_a_step(setting: Setting) -> None:
+    """What is kept and no more, and what stands in."""
+    loop = build(FLUX)
+    plain = _allocated(loop)
+    with autocache.patched(loop.pipeline, setting.strategy, **setting.parameters) as patch:
+        loop.run(FLUX.steps)
+        own = _allocated(loop)
+        skips = [step.skips for step in patch.stats().steps[-FLUX.steps :]]
+    # The first steps settle what the others go by, and the last one keeps nothing.
+    usual = [*zip(own, plain, skips, strict=True)][3:-1]
+    added = [count - before for count, before, skipped in usual if not skipped]
+    computed, most = ALLOCATED[setting.strategy]
+    assert min(statistics.multimode(added)) == computed
+    assert 0 < statistics.mode(count for count, _, skipped in usual if skipped) <= most
+
+
+def _allocated(loop: Loop) -> list[int]:
+    seen: list[int] = []
+    with Allocated() as allocated:
+        loop.run(FLUX.steps, lambda: seen.append(allocated.count))
+    return [after - before for before, after in itertools.pairwise(seen)]
 
 
 # Those of auto are counted in tests/strategies/test_auto.py: it reads the scheduler's lists once.
