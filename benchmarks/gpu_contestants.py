@@ -38,7 +38,7 @@ OURS: dict[str, dict[str, Any]] = {
         "max_consecutive_skips": 1,
     },
     "taylorseer": {"interval": 2, "order": 1, "warmup_steps": FIRST},
-    "attention": {"step_start": FIRST, "step_interval": 2},
+    "attention": {"step_start": FIRST, "step_interval": 2, "kinds": ("self", "joint", "cross")},
     "deepcache": {"interval": 2},
 }
 FOR_STACKS = ("dit_block", "teacache", "fbcache", "magcache")
