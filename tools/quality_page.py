@@ -68,26 +68,27 @@ def _tables(case: Case) -> Iterator[str]:
         yield table(case.rows, _time)
 
 
-def table(rows: Rows, cell: Callable[[Cell], str]) -> str:
+def table(rows: Rows, cell: Callable[[str, Cell], str]) -> str:
     """Every method that reaches a speed-up, the best at 3 times less compute first."""
     reached = {name: row for name, row in rows.items() if name not in NO_METHODS and _reaches(row)}
     lines = ["| | 2x | 3x | 4x | settings tried |", "|---|---:|---:|---:|---:|"]
     for name, row in sorted(reached.items(), key=lambda item: _order(item[1])):
-        filled = [cell(row[one]) if one in row else "-" for one in SPEEDUPS]
+        filled = [cell(name, row[one]) if one in row else "-" for one in SPEEDUPS]
         if any(one != "-" for one in filled):
             lines.append(f"| {name} | {' | '.join(filled)} | {row.get('settings_tried', '-')} |")
     return "\n".join(lines)
 
 
-def _with_way(cell: Cell) -> str:
-    return shown(cell) + (f" ({cell['way']})" if "way" in cell else "")
+def _with_way(name: str, cell: Cell) -> str:
+    way = cell.get("way", name)
+    return shown(cell) + (f" ({way})" if way != name else "")
 
 
-def _likeness(cell: Cell) -> str:
+def _likeness(name: str, cell: Cell) -> str:
     return f"{cell['ssim']:.3f} / {cell['ssim_p10']:.3f}; {cell['attributes']:.1%}"
 
 
-def _time(cell: Cell) -> str:
+def _time(name: str, cell: Cell) -> str:
     if "time" not in cell:
         return "-"
     time: Any = cell["time"]

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from quality_rows import ALONE, LIBRARIES, OTHERS, SPEEDUPS, Case, best_of, cells, decibels
+from quality_rows import (
+    ALONE,
+    LIBRARIES,
+    OTHERS,
+    SPEEDUPS,
+    Case,
+    best_of,
+    cells,
+    decibels,
+    unmeasured,
+)
 
 SAME = {
     "cache-dit": "dbcache",
@@ -61,9 +71,12 @@ def overall(measured: list[Case]) -> str:
     unsaid = f" There is no row of another library yet for: {'; '.join(silent)}." if silent else ""
     if found:
         return "\n".join(found) + unsaid.replace(" ", "\n\n", 1)
+    known = dict.fromkeys(name for case in measured for name in case.rows)
+    rest = ", as far as both are measured; each section names what is not yet"
+    missing = rest * any(unmeasured(case.rows, known) for case in measured)
     return (
-        "At no speed-up is the best of the other libraries above the best of the strategies here, "
-        f"as far as both are measured; each section names what is not yet.{unsaid}"
+        "At no speed-up is the best of the other libraries above the best of the strategies "
+        f"here{missing}.{unsaid}"
     )
 
 
