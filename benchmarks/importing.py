@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from machine import host, versions
+from options import in_rounds
 
 LISTING = Path(__file__).with_name("overhead_models.yaml")
 RESULT = Path(__file__).parent / "results" / "importing.json"
@@ -101,12 +102,7 @@ def _median(ratios: Any) -> float:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--rounds", type=int, default=5, help="0 counts and takes no times")
-    made.add_argument("--out", type=Path, default=RESULT)
-    return made
+    return in_rounds(__doc__, 5, RESULT)
 
 
 def main() -> None:

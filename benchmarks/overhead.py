@@ -27,6 +27,7 @@ from gpu_contestants import FIRST, Contestant, contestants
 from gpu_models import Model
 from loops import Loop
 from machine import host, versions
+from options import in_rounds
 from work import Counted
 
 LISTING = Path(__file__).with_name("overhead_models.yaml")
@@ -135,13 +136,9 @@ def measure(model: Model, rounds: int) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--rounds", type=int, default=20)
+    made = in_rounds(__doc__, 20, RESULT)
     made.add_argument("--tiny", action="store_true", help="few blocks: to see that it runs")
     made.add_argument("--model", action="append", help="one of the listing; all by default")
-    made.add_argument("--out", type=Path, default=RESULT)
     return made
 
 

@@ -18,6 +18,7 @@ import torch
 
 import scale_sessions
 from machine import host, versions
+from options import in_rounds
 from scale_growth import SETTINGS, row
 from scale_model import Size
 
@@ -33,12 +34,7 @@ SESSIONS = (0, 1, 4, 16, 64)
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--rounds", type=int, default=3, help="0 counts and takes no times")
-    made.add_argument("--out", type=Path, default=RESULT)
-    return made
+    return in_rounds(__doc__, 3, RESULT)
 
 
 def main() -> None:
