@@ -182,7 +182,7 @@ class OutputSite:
         decision = moment.decision or self.part.decide(moment)
         if decision.compute and not decision.keep:
             return output
-        outputs, call = self._outputs[moment.flights[self]], moment.call
+        outputs, call = self._of(moment.flights[self]), moment.call
         kept = output if call.conditional_half is None else self.to_keep(moment, output)
         if decision.compute or call.record.sites.get(outputs.name) == "computed":
             outputs.keep(moment, kept)
