@@ -100,13 +100,21 @@ def test_the_best_of_a_library_at_each_speed_up() -> None:
 
 def test_all_methods_the_best_first() -> None:
     """Sorted by what they are worth at 3 times; the rest is named with the reason."""
-    table = quality_page.table(ROWS, quality_rows.shown).splitlines()
+    table = quality_page.table(ROWS, quality_page._with_way).splitlines()
     names = [line.split("|")[1].strip() for line in table[2:]]
     assert names[:5] == ["tuned", "auto", "fewer steps", "cache-dit", "diffusers TaylorSeer"]
     rest = quality_page.left_out(ROWS, [*ROWS, "diffusers PAB"])
     assert "- pab: 84% of the compute is the least it leaves" in rest
     assert "- DeepCache: a helper for UNets alone" in rest
     assert re.search(r"teacache.*, diffusers PAB: not measured here yet", rest)
+
+
+def test_a_way_is_named_where_it_is_not_the_method() -> None:
+    """Settings of a method go by its name if nothing else tells them apart."""
+    figures = {"psnr": 46.0, "psnr_p10": 44.0}
+    assert quality_page._with_way("cache-dit", {**figures, "way": "dmd"}) == "46.0 / 44.0 (dmd)"
+    for given in (figures, {**figures, "way": "dbcache"}):
+        assert quality_page._with_way("dbcache", given) == "46.0 / 44.0"
 
 
 def test_time_is_shown_of_what_was_timed() -> None:
@@ -135,6 +143,7 @@ def test_a_peer_that_is_ahead_is_named() -> None:
         "diffusers TaylorSeer": ["shapes_plain 2x 44.0 to 43.0"],
     }
     assert quality_peers.overall([CASE]).startswith("At no speed-up")
+    assert "names what is not yet" in quality_peers.overall([CASE])
     assert "no row" not in quality_peers.overall([CASE])
     silent = Case("b", "B", {}, {"auto": ROWS["auto"]})
     assert quality_peers.overall([CASE, silent]).endswith("no row of another library yet for: B.")
