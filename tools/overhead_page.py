@@ -41,9 +41,7 @@ STEP = (
 )
 REASONS: dict[tuple[str, str], str] = {
     ("autocache attention", "computed step"): BOOKS,
-    ("autocache attention", "skipped step"): (
-        f"In Wan, PAB leaves out cross-attention too, and `attention` does not by default. {BOOKS}"
-    ),
+    ("autocache attention", "skipped step"): BOOKS,
     (f"autocache fbcache, {NEVER}", "computed step"): STEP,
     ("autocache magcache", "computed step"): STEP,
     ("autocache magcache", "skipped step"): STEP,
