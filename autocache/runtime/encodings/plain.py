@@ -26,8 +26,8 @@ PLAIN = Plain()
 
 
 class HeldAsIs(Held):
-    """The tensor itself. Every place of every step makes one, in the midst of the model's own work:
-    nothing is called that need not be."""
+    """The tensor itself. In every step every place makes one or holds another tensor in it, in the
+    midst of the model's own work: nothing is called that need not be."""
 
     __slots__ = ()
     as_it_is = True
