@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ class Flow:
     """The streams of one stack's blocks, in the order in which a block returns them."""
 
     def __init__(self, stack: Stack) -> None:
-        self.names = stack.return_order
+        # Interned as the names in calls are, by which they are looked up without being compared.
+        self.names = tuple(map(sys.intern, stack.return_order))
         self._bare = isinstance(stack.returns, str)
         items: list[_Item] = []
         nth = 0

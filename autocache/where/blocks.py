@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from operator import is_
@@ -201,6 +202,8 @@ class InnerSite(BlockSite):
     def __init__(self, span: Span, stack: BoundStack, index: int) -> None:
         super().__init__(span, stack, index, first=False, last=False)
         self.part, self.name, self.returns = span.part.index, span.name, span.returns
+        self.positions = [self.signature.positions.get(name, sys.maxsize) for name in self.returns]
+        self.furthest = max(self.positions)
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         acting = self.session.here.acting
@@ -208,13 +211,12 @@ class InnerSite(BlockSite):
         flight = None if moment is None else moment.flights.get(self.name)
         if moment is None or flight is None or not flight.fills:
             return PASS
-        streams = None
         if flight.handed_on is not None:
             before, output = flight.handed_on
-            if all(map(is_, map(kwargs.get, self.returns), before)):
+            if args and len(args) > self.furthest:
+                given = map(args.__getitem__, self.positions)
+            else:
+                given = map(kwargs.get, self.returns)
+            if all(map(is_, given, before)):
                 return output
-            streams = self._streams(args, kwargs)
-            if all(map(is_, streams, before)):
-                return output
-        streams = streams or self._streams(args, kwargs)
-        return self._hand_on(moment, flight, streams, args, kwargs)
+        return self._hand_on(moment, flight, self._streams(args, kwargs), args, kwargs)
