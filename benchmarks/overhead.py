@@ -13,16 +13,17 @@ Times are processor time of one thread.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 
-import overhead_row
 import torch
 
 import autocache
 import gpu_models
+import overhead_row
 from gpu_contestants import FIRST, Contestant, contestants
 from gpu_models import Model
 from loops import Loop
@@ -41,13 +42,15 @@ NEVER: dict[str, dict[str, Any]] = {
 """Settings with which nothing is ever skipped. At its threshold fbcache still measures and keeps,
 as First Block Cache does in diffusers."""
 CPU = torch.device("cpu")
+AGAIN = "plain, again"
+"""The plain model against itself: what the figures are worth."""
 
 
 def methods(model: Model) -> dict[str, Contestant]:
-    """By name; the plain one again is what the figures are worth."""
+    """By name."""
     found = contestants(model)
     return {
-        "plain, again": found.pop("plain"),
+        AGAIN: found.pop("plain"),
         **{f"autocache {name}, never skipping": _never(name) for name in NEVER},
         **found,
     }
@@ -66,12 +69,16 @@ class Bench:
         self.model = model
         self.methods = methods(model)
         self.loop = model.build(CPU, torch.float32)
-        self.kinds = {
-            name: overhead_row.kinds(self._loop(one), one, model.steps)
+
+    @functools.cached_property
+    def kinds(self) -> dict[str, list[str]]:
+        """By method the kind of each step."""
+        return {
+            name: overhead_row.kinds(self.loop_for(one), one, self.model.steps)
             for name, one in self.methods.items()
         }
 
-    def _loop(self, method: Contestant) -> Loop:
+    def loop_for(self, method: Contestant) -> Loop:
         """The one loop, but for what leaves traces in it."""
         return self.model.build(CPU, torch.float32) if method.leaves_traces else self.loop
 
@@ -80,9 +87,9 @@ class Bench:
         method, steps, kinds = self.methods[name], self.model.steps, self.kinds[name]
         found = {
             "steps": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-            "waits": overhead_row.waits(self._loop(method), method, steps, kinds),
-            "work": overhead_row.work(self._loop(method), method, steps, kinds),
-            "bytes": overhead_row.held(self._loop(method), method, steps),
+            "waits": overhead_row.waits(self.loop_for(method), method, steps, kinds),
+            "work": overhead_row.work(self.loop_for(method), method, steps, kinds),
+            "bytes": overhead_row.held(self.loop_for(method), method, steps),
         }
         if name.startswith("autocache"):
             found["intercepted"] = self._intercepted(method)
@@ -103,7 +110,7 @@ class Bench:
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 method, kinds = self.methods[name], self.kinds[name]
-                loop = self._loop(method)
+                loop = self.loop_for(method)
                 took = overhead_row.seconds(loop, method, self.model.steps, kinds)
                 if turn:
                     turns[name].append(took)

@@ -125,8 +125,13 @@ def _between(marks: list[Any]) -> list[Any]:
 def _by_kind(
     generations: list[list[Any]], kinds: list[str], what: Callable[[list[Any]], float]
 ) -> dict[str, Any]:
+    return {kind: what(several) for kind, several in usual(generations, kinds).items()}
+
+
+def usual(generations: list[list[Any]], kinds: list[str]) -> dict[str, list[Any]]:
+    """Of what each step of each generation has, that of the usual steps, by their kind."""
     found: dict[str, list[Any]] = {}
     for steps in generations:
         for one, kind in list(zip(steps, kinds, strict=True))[USUAL]:
             found.setdefault(kind, []).append(one)
-    return {kind: what(several) for kind, several in found.items()}
+    return found

@@ -1,0 +1,67 @@
+"""Machine instructions are those of the code in between, and each goes to its step."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import callgrind
+import overhead_machine
+from scripts import ROOT
+
+PROGRAM = """
+import callgrind
+
+def work(times):
+    for _ in range(times):
+        sum(range(10_000))
+
+work(1)
+for times in (1, 2, 4):
+    with callgrind.counting():
+        work(times)
+        callgrind.dump()
+    work(3)
+"""
+
+
+@pytest.mark.skipif(not shutil.which("valgrind"), reason="valgrind is not installed")
+def test_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs between the beginning of a block and a dump in it, and nothing beside."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "benchmarks"))
+    out = tmp_path / "dump"
+    callgrind.run([sys.executable, "-c", PROGRAM], out)
+    once, twice, four = (callgrind.total(out, nth) for nth in (1, 2, 3))
+    assert twice - once > 10_000
+    assert four - twice == pytest.approx(2 * (twice - once), rel=0.05)
+    assert callgrind.version()[0].isdigit()
+
+
+def test_without_valgrind_requests_do_nothing() -> None:
+    """A program is none the worse for them."""
+    with callgrind.counting():
+        callgrind.dump()
+
+
+def test_a_row_is_of_the_usual_steps() -> None:
+    """Of each kind the median, as a ratio to the plain steps that ran before."""
+    plain = [9000, 9000, 9000, 990, 1000, 1010, 9000]
+    own = [8000, 8000, 8000, 1020, 100, 1000, 8000]
+    kinds = ["computed"] * 4 + ["skipped"] + ["computed"] * 2
+    assert overhead_machine._row(plain, own, kinds) == {
+        "computed": {"instructions": 1010, "ratio": 1.01},
+        "skipped": {"instructions": 100, "ratio": 0.1},
+    }
+
+
+def test_the_commands_of_the_page() -> None:
+    """The script takes what docs/benchmarks.md gives it."""
+    said = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    commands = [line for line in said if line.startswith("python benchmarks/overhead_machine.py")]
+    assert commands
+    for command in commands:
+        overhead_machine.parser().parse_args(shlex.split(command, comments=True)[2:])
