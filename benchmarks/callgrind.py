@@ -1,8 +1,7 @@
 """Machine instructions of one's own process, as valgrind's callgrind counts them.
 
-Whatever a step runs is in it, Python, torch and C alike, and the same program has the same count
-within a few hundredths of a percent however busy the machine is. It is not time: an instruction
-that waits for memory counts as one.
+Whatever a step runs is in it, Python, torch and C alike, however busy the machine is. It is not
+time: an instruction that waits for memory counts as one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Machine instructions of a step, by every method: `python benchmarks/overhead_machine.py`.
 
 The models and methods of `overhead.py`, ours and other libraries'. Every machine instruction of a
-step is counted, whoever it is of: the interpreter, torch, the method. Counts hardly vary, and so
-show what no clock of a busy machine does. They are those of one processor and one build of torch:
-the ratio to the plain step's is what to look at.
+step is counted, whoever it is of: the interpreter, torch, the method. Counts vary by some tenths of
+a percent, however busy the machine is, and so show what no clock of it does. They are those of one
+processor and one build of torch: the ratio to the plain step's is what to look at. What adds next
+to nothing is counted in several turns, of which the median counts.
 
-It needs valgrind on x86-64, and takes half an hour a model.
+It needs valgrind on x86-64, and takes an hour for each of the two models of next to no width. On
+the third computing is nearly all there is, which valgrind is too slow for.
 """
 
 from __future__ import annotations
@@ -25,46 +27,62 @@ import callgrind
 import gpu_models
 from loops import Loop
 from machine import host, versions
-from overhead import LISTING, Bench
+from overhead import AGAIN, LISTING, NEVER_SKIPPING, Bench
 from overhead_row import USUAL, usual
 
 RESULT = Path(__file__).parent / "results" / "overhead_machine.json"
+MODELS = ("flux_narrow", "wan_narrow")
+PLAIN = "plain"
+TURNS = 3
+"""Of the methods that never skip."""
 
 
-def measure(model: str, tiny: bool) -> dict[str, dict[str, Any]]:
+def measure(model: str, rows: list[str], tiny: bool) -> dict[str, dict[str, Any]]:
     """By method and kind of step the machine instructions, and their ratio to the plain step's: the
     plain generation runs just before the method's, on the same model."""
     bench = _bench(model, tiny)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "dump")
-        given = ["--inside", "--model", model, *(["--tiny"] if tiny else [])]
+        chosen = [f"--row={row}" for row in rows]
+        given = ["--inside", f"--model={model}", *chosen, *(["--tiny"] if tiny else [])]
         callgrind.run([sys.executable, __file__, *given], out)
         dumps = itertools.count(1)
-        return {
-            name: _row(
-                [callgrind.total(out, next(dumps)) for _ in kinds],
-                [callgrind.total(out, next(dumps)) for _ in kinds],
-                kinds,
-            )
-            for name, kinds in bench.kinds.items()
-        }
+        turns: dict[str, list[dict[str, list[int]]]] = {}
+        for name in _in_turns(bench, rows):
+            kinds = bench.kinds[name]
+            plain = [callgrind.total(out, next(dumps)) for _ in kinds]
+            own = [callgrind.total(out, next(dumps)) for _ in kinds]
+            turns.setdefault(name, []).append({PLAIN: plain[USUAL], **usual([own], kinds)})
+    return {name: _row(several) for name, several in turns.items()}
 
 
-def _row(plain: list[int], counts: list[int], kinds: list[str]) -> dict[str, dict[str, float]]:
-    usually = median(plain[USUAL])
+def _row(turns: list[dict[str, list[int]]]) -> dict[str, dict[str, float]]:
+    """Of what the usual steps of each turn had, the plain ones and those of each kind."""
+    kinds = [kind for kind in turns[0] if kind != PLAIN]
     return {
-        kind: {"instructions": round(median(own)), "ratio": round(median(own) / usually, 5)}
-        for kind, own in usual([counts], kinds).items()
+        kind: {
+            "instructions": round(median(median(turn[kind]) for turn in turns)),
+            "ratio": round(median(median(turn[kind]) / median(turn[PLAIN]) for turn in turns), 5),
+        }
+        for kind in kinds
     }
 
 
+def _in_turns(bench: Bench, rows: list[str]) -> list[str]:
+    """The methods in the order in which they run."""
+    chosen = [name for name in bench.methods if not rows or name in rows]
+    several = [name for name in chosen if name == AGAIN or name.endswith(NEVER_SKIPPING)]
+    return chosen + several * (TURNS - 1)
+
+
 @torch.no_grad()
-def dump_steps(model: str, tiny: bool) -> None:
+def dump_steps(model: str, rows: list[str], tiny: bool) -> None:
     """For each method a plain generation and one of its own, with a dump after each step: for a
     process under callgrind."""
     bench = _bench(model, tiny)
     steps = bench.model.steps
-    for method in bench.methods.values():
+    for name in _in_turns(bench, rows):
+        method = bench.methods[name]
         loop = bench.loop_for(method)
         _dump_generation(loop, steps)
         with method.install(loop, steps):
@@ -90,8 +108,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--tiny", action="store_true", help="few blocks: to see that it runs")
-    made.add_argument("--model", action="append", help="one of the listing; all by default")
-    made.add_argument("--out", type=Path, default=RESULT)
+    made.add_argument("--model", action="append", choices=MODELS, help="both by default")
+    made.add_argument("--row", action="append", default=[], help="a method; all by default")
+    made.add_argument("--out", type=Path, default=RESULT, help="what it has of others stays")
     made.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     return made
 
@@ -99,18 +118,19 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     options = parser().parse_args()
     torch.set_num_threads(1)
-    names = options.model or list(gpu_models.models(options.tiny, LISTING))
     if options.inside:
-        dump_steps(names[0], options.tiny)
+        dump_steps(options.model[0], options.row, options.tiny)
         return
+    before = json.loads(options.out.read_text())["models"] if options.out.exists() else {}
     result = {
         "command": "python benchmarks/overhead_machine.py",
         "machine": host(),
         "versions": {**versions("cache_dit"), "valgrind": callgrind.version()},
-        "models": {},
+        "models": before,
     }
-    for name in names:
-        result["models"][name] = rows = measure(name, options.tiny)
+    for name in options.model or MODELS:
+        rows = measure(name, options.row, options.tiny)
+        result["models"][name] = {**before.get(name, {}), **rows}
         for method, row in rows.items():
             print(name, method, json.dumps(row), flush=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n")

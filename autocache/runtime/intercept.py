@@ -169,6 +169,9 @@ _traced = torch.compiler.is_dynamo_compiling
 def _calling(base: Any) -> Callable[..., Any]:
     """The `__call__` of a swapped class. It runs for every module that is intercepted in every
     step, also where nothing is to be done, so it is one function that looks few things up."""
+    # Of a class that is called as torch has it, what that does is done here, without the call of
+    # it: handing arguments on once more would cost more than all the rest.
+    direct = base.__call__ is nn.Module.__call__
 
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _traced():
@@ -176,16 +179,19 @@ def _calling(base: Any) -> Callable[..., Any]:
         site, only_skips = self.__dict__[KEY]
         here = site.session.here
         if not (here.skipping if only_skips else here.acting):
+            if direct and self._compiled_call_impl is None:
+                return self._call_impl(*args, **kwargs)
             return base.__call__(self, *args, **kwargs)
-        output = site.enter(self, args, kwargs)
-        if output is PASS:
-            return base.__call__(self, *args, **kwargs)
-        if output is not COMPUTE:
+        does = site.enter(self, args, kwargs)
+        if does is not PASS and does is not COMPUTE:
             if offload.GROUPED in self.__dict__:
                 offload.passed_over(self, left_out_with(self))
-            return output
-        output = base.__call__(self, *args, **kwargs)
-        return site.leave(args, kwargs, output)
+            return does
+        if direct and self._compiled_call_impl is None:
+            output = self._call_impl(*args, **kwargs)
+        else:
+            output = base.__call__(self, *args, **kwargs)
+        return output if does is PASS else site.leave(args, kwargs, output)
 
     return __call__
 

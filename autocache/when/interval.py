@@ -51,8 +51,7 @@ class Interval(When):
             end = min(round(self.end_share * total), total - 1)
         return start, end
 
-    def _skips(self, step: int, total: int | None) -> bool:
-        start, end = self.bounds(total)
+    def _skips(self, step: int, total: int | None, start: int, end: int | None) -> bool:
         inside = start < step and (end is None or step <= end)
         anchor = start + self.phase
         if self.from_end and total is not None:
@@ -61,9 +60,9 @@ class Interval(When):
 
     def decide(self, moment: Moment) -> Decision:
         step, total = moment.step, moment.total
-        if self._skips(step, total):
+        start, end = self.bounds(total)
+        if self._skips(step, total, start, end):
             return Decision(compute=False)
-        start, _ = self.bounds(total)
         ahead = range(1, self.history + 1)
-        soon = any(self._skips(step + n, total) for n in ahead)
+        soon = any(self._skips(step + n, total, start, end) for n in ahead)
         return Decision(compute=True, keep=soon and step > start - self.history)

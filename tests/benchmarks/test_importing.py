@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 import importing
 import pytest
-
-from scripts import ROOT
 
 OURS = [name for name in importing.METHODS if name.startswith("autocache")]
 
@@ -23,12 +19,3 @@ def test_a_patch_imports_what_it_needs(name: str) -> None:
     assert not [one for one in own if one.split(".")[1:2] and one.split(".")[1] in unasked]
     assert ran["again"] > 0
     assert 0 < ran["before"] < ran["after"]
-
-
-def test_the_commands_of_the_page() -> None:
-    """The script takes what docs/benchmarks.md gives it."""
-    said = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
-    commands = [line for line in said if line.startswith("python benchmarks/importing.py")]
-    assert commands
-    for command in commands:
-        importing.parser().parse_args(shlex.split(command, comments=True)[2:])

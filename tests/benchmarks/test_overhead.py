@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from types import ModuleType
 from typing import Any
 
-import overhead
+import importing
 import pytest
 
+import overhead
+import overhead_machine
 from gpu_contestants import OURS
 from scripts import ROOT, tool
 
@@ -62,27 +65,41 @@ def test_memory_is_no_more_than_that_of_a_peer(rows: dict[str, Any]) -> None:
         assert rows[ours]["bytes"] <= rows[peer]["bytes"], peer
 
 
-def test_a_peer_that_is_ahead_needs_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [(True, "1.040 to 1.030 of a plain step"), (False, "1,040 to 1,020 Python instructions")],
+)
+def test_a_peer_that_is_ahead_needs_a_reason(
+    monkeypatch: pytest.MonkeyPatch, machine: bool, words: str
+) -> None:
     """Each is named with what it is ahead in."""
-    ours = _row(1200, waits=1, held=64)
-    peer = _row(1100, waits=0, held=32)
     rows = {
-        page.AGAIN: _row(1000, waits=0, held=0),
-        "autocache magcache": ours,
-        "diffusers MagCache": peer,
+        page.AGAIN: _row(1.0, 1000, waits=0, held=0, machine=machine),
+        "autocache magcache": _row(1.04, 1040, waits=1, held=64, machine=machine),
+        "diffusers MagCache": _row(1.03, 1020, waits=0, held=32, machine=machine),
     }
-    models = {"one": {"title": "Model", "rows": rows}}
     monkeypatch.setattr(page, "REASONS", {})
     with pytest.raises(ValueError, match="autocache magcache, computed step, is behind"):
-        list(page._behind(models))
+        list(page._behind([("Model", rows)]))
     named = ("computed step", "skipped step", "waits of a computed step", "held")
     monkeypatch.setattr(
         page, "REASONS", {("autocache magcache", what): f"Why {what}." for what in named}
     )
-    said = list(page._behind(models))[1]
+    said = list(page._behind([("Model", rows)]))[1]
     assert all(f"**autocache magcache, {what}.**" in said for what in named)
-    assert "1,200 and 7 to 1,100 and 7 instructions and operations" in said
+    assert words in said
     assert "Why held." in said
+    del rows["diffusers MagCache"]
+    assert list(page._behind([("Model", rows)]))[1] == "Nowhere."
+
+
+def test_machine_instructions_go_with_their_row() -> None:
+    """Each kind of step of each method has its ratio to the plain step, where it was counted."""
+    rows = {"a": {"bytes": 1}, "b": {}}
+    assert page.with_machine(rows, {"a": {"computed": {"ratio": 1.5}}, "c": {}}) == {
+        "a": {"bytes": 1, "machine": {"computed": 1.5}},
+        "b": {"machine": {}},
+    }
 
 
 def test_every_reason_is_needed() -> None:
@@ -91,17 +108,22 @@ def test_every_reason_is_needed() -> None:
     assert all(f"- **{ours}, {what}.**" in said for ours, what in page.REASONS)
 
 
-def test_the_commands_of_the_page() -> None:
-    """The script takes what docs/benchmarks.md gives it."""
+@pytest.mark.parametrize(
+    ("script", "count"), [(overhead, 2), (overhead_machine, 1), (importing, 1)]
+)
+def test_the_commands_of_the_page(script: ModuleType, count: int) -> None:
+    """Each script takes what docs/benchmarks.md gives it."""
     said = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
-    commands = [line for line in said if line.startswith("python benchmarks/overhead.py")]
-    rounds = {
-        overhead.parser().parse_args(shlex.split(command, comments=True)[2:]).rounds
-        for command in commands
+    commands = [line for line in said if line.startswith(f"python benchmarks/{script.__name__}.py")]
+    assert len(commands) == count
+    for command in commands:
+        script.parser().parse_args(shlex.split(command, comments=True)[2:])
+
+
+def _row(ratio: float, instructions: int, waits: int, held: int, machine: bool) -> dict[str, Any]:
+    return {
+        "machine": dict.fromkeys(page.KINDS, ratio) if machine else {},
+        "work": {kind: {"instructions": instructions} for kind in page.KINDS},
+        "waits": {"computed": waits},
+        "bytes": held,
     }
-    assert rounds == {0, 20}
-
-
-def _row(instructions: int, waits: int, held: int) -> dict[str, Any]:
-    done = {kind: {"instructions": instructions, "operations": 7} for kind in page.KINDS}
-    return {"work": done, "waits": {"computed": waits}, "bytes": held, "time": {}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -47,21 +46,14 @@ def test_without_valgrind_requests_do_nothing() -> None:
         callgrind.dump()
 
 
-def test_a_row_is_of_the_usual_steps() -> None:
-    """Of each kind the median, as a ratio to the plain steps that ran before."""
-    plain = [9000, 9000, 9000, 990, 1000, 1010, 9000]
-    own = [8000, 8000, 8000, 1020, 100, 1000, 8000]
-    kinds = ["computed"] * 4 + ["skipped"] + ["computed"] * 2
-    assert overhead_machine._row(plain, own, kinds) == {
+def test_a_row_is_the_median_of_its_turns() -> None:
+    """And each turn's ratio is to the plain steps that ran just before."""
+    turns = [
+        {"plain": [990, 1000, 1020], "computed": [1009, 1010, 1090], "skipped": [100]},
+        {"plain": [2000], "computed": [2060], "skipped": [300]},
+        {"plain": [1000], "computed": [1000], "skipped": [90]},
+    ]
+    assert overhead_machine._row(turns) == {
         "computed": {"instructions": 1010, "ratio": 1.01},
         "skipped": {"instructions": 100, "ratio": 0.1},
     }
-
-
-def test_the_commands_of_the_page() -> None:
-    """The script takes what docs/benchmarks.md gives it."""
-    said = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
-    commands = [line for line in said if line.startswith("python benchmarks/overhead_machine.py")]
-    assert commands
-    for command in commands:
-        overhead_machine.parser().parse_args(shlex.split(command, comments=True)[2:])
