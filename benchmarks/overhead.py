@@ -42,7 +42,6 @@ NEVER: dict[str, dict[str, Any]] = {
 """Settings with which nothing is ever skipped. At its threshold fbcache still measures and keeps,
 as First Block Cache does in diffusers."""
 CPU = torch.device("cpu")
-NEVER_SKIPPING = "never skipping"
 AGAIN = "plain, again"
 """The plain model against itself: what the figures are worth."""
 
@@ -52,7 +51,7 @@ def methods(model: Model) -> dict[str, Contestant]:
     found = contestants(model)
     return {
         AGAIN: found.pop("plain"),
-        **{f"autocache {name}, {NEVER_SKIPPING}": _never(name) for name in NEVER},
+        **{f"autocache {name}, never skipping": _never(name) for name in NEVER},
         **found,
     }
 

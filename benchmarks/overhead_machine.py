@@ -3,11 +3,10 @@
 The models and methods of `overhead.py`, ours and other libraries'. Every machine instruction of a
 step is counted, whoever it is of: the interpreter, torch, the method. Counts vary by some tenths of
 a percent, however busy the machine is, and so show what no clock of it does. They are those of one
-processor and one build of torch: the ratio to the plain step's is what to look at. What adds next
-to nothing is counted in several turns, of which the median counts.
+processor and one build of torch: the ratio to the plain step's is what to look at.
 
-It needs valgrind on x86-64, and takes an hour for each of the two models of next to no width. On
-the third computing is nearly all there is, which valgrind is too slow for.
+It needs valgrind on x86-64, and takes half an hour for each of the two models of next to no width.
+On the third computing is nearly all there is, which valgrind is too slow for.
 """
 
 from __future__ import annotations
@@ -27,14 +26,11 @@ import callgrind
 import gpu_models
 from loops import Loop
 from machine import host, versions
-from overhead import AGAIN, LISTING, NEVER_SKIPPING, Bench
+from overhead import LISTING, Bench
 from overhead_row import USUAL, usual
 
 RESULT = Path(__file__).parent / "results" / "overhead_machine.json"
 MODELS = ("flux_narrow", "wan_narrow")
-PLAIN = "plain"
-TURNS = 3
-"""Of the methods that never skip."""
 
 
 def measure(model: str, rows: list[str], tiny: bool) -> dict[str, dict[str, Any]]:
@@ -47,32 +43,26 @@ def measure(model: str, rows: list[str], tiny: bool) -> dict[str, dict[str, Any]
         given = ["--inside", f"--model={model}", *chosen, *(["--tiny"] if tiny else [])]
         callgrind.run([sys.executable, __file__, *given], out)
         dumps = itertools.count(1)
-        turns: dict[str, list[dict[str, list[int]]]] = {}
-        for name in _in_turns(bench, rows):
-            kinds = bench.kinds[name]
-            plain = [callgrind.total(out, next(dumps)) for _ in kinds]
-            own = [callgrind.total(out, next(dumps)) for _ in kinds]
-            turns.setdefault(name, []).append({PLAIN: plain[USUAL], **usual([own], kinds)})
-    return {name: _row(several) for name, several in turns.items()}
-
-
-def _row(turns: list[dict[str, list[int]]]) -> dict[str, dict[str, float]]:
-    """Of what the usual steps of each turn had, the plain ones and those of each kind."""
-    kinds = [kind for kind in turns[0] if kind != PLAIN]
-    return {
-        kind: {
-            "instructions": round(median(median(turn[kind]) for turn in turns)),
-            "ratio": round(median(median(turn[kind]) / median(turn[PLAIN]) for turn in turns), 5),
+        return {
+            name: _row(
+                [callgrind.total(out, next(dumps)) for _ in bench.kinds[name]],
+                [callgrind.total(out, next(dumps)) for _ in bench.kinds[name]],
+                bench.kinds[name],
+            )
+            for name in _chosen(bench, rows)
         }
-        for kind in kinds
+
+
+def _row(plain: list[int], counts: list[int], kinds: list[str]) -> dict[str, dict[str, float]]:
+    usually = median(plain[USUAL])
+    return {
+        kind: {"instructions": round(median(own)), "ratio": round(median(own) / usually, 5)}
+        for kind, own in usual([counts], kinds).items()
     }
 
 
-def _in_turns(bench: Bench, rows: list[str]) -> list[str]:
-    """The methods in the order in which they run."""
-    chosen = [name for name in bench.methods if not rows or name in rows]
-    several = [name for name in chosen if name == AGAIN or name.endswith(NEVER_SKIPPING)]
-    return chosen + several * (TURNS - 1)
+def _chosen(bench: Bench, rows: list[str]) -> list[str]:
+    return [name for name in bench.methods if not rows or name in rows]
 
 
 @torch.no_grad()
@@ -81,7 +71,7 @@ def dump_steps(model: str, rows: list[str], tiny: bool) -> None:
     process under callgrind."""
     bench = _bench(model, tiny)
     steps = bench.model.steps
-    for name in _in_turns(bench, rows):
+    for name in _chosen(bench, rows):
         method = bench.methods[name]
         loop = bench.loop_for(method)
         _dump_generation(loop, steps)

@@ -12,6 +12,7 @@ from autocache.runtime.sizes import readable_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "overhead.json"
+MACHINE = RESULT.with_name("overhead_machine.json")
 IMPORTING = RESULT.with_name("importing.json")
 PAGE = ROOT / "docs" / "overhead.md"
 AGAIN, NEVER = "plain, again", "never skipping"
@@ -25,19 +26,19 @@ SAME = {
     "cache-dit DBCache": "autocache fbcache",
 }
 """By a peer's row: the row here that does the same."""
-LEAST = 0.01
-"""Share of a plain step's instructions that is taken for nothing."""
+LEAST, LEAST_OF_PYTHON = 0.003, 0.01
+"""Share of a plain step's instructions, of the machine and of Python, that is taken for nothing."""
 BOOKS = (
     "What is kept of each module is entered in the books, by which memory is told and limited, and "
-    "guarded against being written to, which a bare reference is not; in torch operations, of "
-    "which each takes as long as a hundred instructions, it is the other way round or even. Fewer "
-    "instructions would mean to enter all modules of a step at once, at its end."
+    "guarded against being written to, which a bare reference is not. That is more Python and less "
+    "of torch, and both together fewer machine instructions where these were counted. Less Python "
+    "would mean to enter all modules of a step at once, at its end."
 )
 STEP = (
-    "Some five thousand instructions of a step are the same however many blocks there are: whose "
-    "step it is (generation, guidance branch, thread, request), and what is told of it afterwards. "
-    "In a model of few blocks they are a larger share. Fewer would mean to look up less of that "
-    "anew in every step."
+    "Some five thousand Python instructions of a step are the same however many blocks there are: "
+    "whose step it is (generation, guidance branch, thread, request), and what is told of it "
+    "afterwards. In a model of few blocks they are a larger share. Fewer would mean to look up "
+    "less of that anew in every step."
 )
 REASONS: dict[tuple[str, str], str] = {
     ("autocache attention", "computed step"): BOOKS,
@@ -50,7 +51,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("autocache fbcache", "skipped step"): (
         "Every skipped block is called and hands on what it was given, so that whoever holds a "
         "block, hooks it or looks through the model finds it as it was. cache-dit puts one module "
-        "in the place of the list, and calls no block. To do the like would save instructions. "
+        "in the place of the list, and calls no block. To do the like would close the gap. "
         f"{STEP}"
     ),
 }
@@ -69,8 +70,13 @@ Two models have so small a width that hardly anything but the calls of their mod
 worst case there is. At the size that models are used at, the same microseconds are a small share of
 a step.
 
-What is counted is the same on every machine:
+What is counted does not depend on how busy the machine is:
 
+- **computed** and **skipped**: all machine instructions of such a step, be they of the interpreter,
+  of torch or of the method, as a ratio to those of a plain step on the same model just before. They
+  are those of one processor and one build of torch. *{again}* is the plain model against itself,
+  and tells what the ratios are worth. On the model of some width nearly all of them multiply, and
+  they were not counted.
 - **instructions** and **operations**: Python instructions that run in a step, whoever they are of,
   and torch operations. For a computed step it is how many more than in the plain model's.
 - **waits**: numbers that most steps of the kind read off a tensor, for which a GPU is waited for.
@@ -99,23 +105,40 @@ the errors that name all that is wrong at once.
 
 def page() -> str:
     """The page as Markdown."""
-    result = json.loads(RESULT.read_text())
+    result, counted = json.loads(RESULT.read_text()), json.loads(MACHINE.read_text())
     machine, known = result["machine"], result["versions"]
-    about = ABOUT.format(first=result["computed_first"] + 1, never=NEVER)
+    about = ABOUT.format(first=result["computed_first"] + 1, never=NEVER, again=AGAIN)
     origin = (
-        f"`{result['command']}`, {machine['processor']}, {machine['threads']} thread, Python "
-        f"{known['python']}, torch {known['torch']}, diffusers {known['diffusers']}, cache-dit "
-        f"{known['cache_dit']}."
+        f"`{result['command']}`; of machine instructions `{counted['command']}`, valgrind "
+        f"{counted['versions']['valgrind']}; {machine['processor']}, {machine['threads']} thread, "
+        f"Python {known['python']}, torch {known['torch']}, diffusers {known['diffusers']}, "
+        f"cache-dit {known['cache_dit']}."
     )
     off = _off(result) if result["rounds"] else 0.0
     timed = bool(result["rounds"]) and off <= QUIET
     time = TIME.format(again=AGAIN, rounds=result["rounds"]) if timed else ""
     parts = [about, time or (LEFT_OUT.format(off=off) if off else ""), origin]
-    parts += ["## Where another library is ahead", *_behind(result["models"])]
-    for model in result["models"].values():
-        parts += [f"## {model['title']}", _table(model["rows"], timed)]
+    models = [
+        (model["title"], with_machine(model["rows"], counted["models"].get(name, {})))
+        for name, model in result["models"].items()
+    ]
+    parts += ["## Where another library is ahead", *_behind(models)]
+    for title, rows in models:
+        parts += [f"## {title}", _table(rows, timed)]
     parts += _importing(json.loads(IMPORTING.read_text()))
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def with_machine(rows: Rows, counted: dict[str, Any]) -> Rows:
+    """Rows with the machine instructions of each kind of step, as ratios to the plain step's, where
+    they were counted."""
+    return {
+        name: {
+            **row,
+            "machine": {kind: one["ratio"] for kind, one in counted.get(name, {}).items()},
+        }
+        for name, row in rows.items()
+    }
 
 
 def _importing(result: dict[str, Any]) -> Iterator[str]:
@@ -151,22 +174,22 @@ def _off(result: dict[str, Any]) -> float:
     return max(abs(ratio - 1) for ratio in again)
 
 
-def never_skipping(result: dict[str, Any]) -> dict[str, float]:
-    """What share of the plain step's instructions each method that never skips adds, on the deepest
-    model."""
-    rows = result["models"]["flux_narrow"]["rows"]
-    plain = rows[AGAIN]["work"]["computed"]["instructions"]
+def never_skipping(counted: dict[str, Any]) -> dict[str, float]:
+    """The machine instructions of a step of each method that never skips, on the deepest model, as
+    a ratio to the plain step's."""
     return {
-        name.removesuffix(f", {NEVER}"): row["work"]["computed"]["instructions"] / plain - 1
-        for name, row in rows.items()
+        name.removesuffix(f", {NEVER}"): row["computed"]["ratio"]
+        for name, row in counted["models"]["flux_narrow"].items()
         if name.endswith(NEVER)
     }
 
 
 def _table(rows: Rows, timed: bool) -> str:
     plain = rows[AGAIN]["work"]["computed"]
+    machine = any(row["machine"] for row in rows.values())
     head = (
         "",
+        *(KINDS if machine else ()),
         "computed: instructions, operations",
         "skipped: instructions, operations",
         "waits, computed / skipped",
@@ -177,11 +200,14 @@ def _table(rows: Rows, timed: bool) -> str:
     lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     none = "-" * any("skipped" in row["work"] for row in rows.values())
     usual = [f"{plain['instructions']:,}, {plain['operations']:,}", none, "0", "0 B", ""]
-    lines.append(f"| plain | {' | '.join([*usual, *(['1', none] if timed else [])])} |")
+    itself = ["1", none]
+    cells = [*(itself if machine else []), *usual, *(itself if timed else [])]
+    lines.append(f"| plain | {' | '.join(cells)} |")
     for name, row in rows.items():
         done = row["work"]
         more = {key: done["computed"][key] - plain[key] for key in plain if "computed" in done}
         cells = [
+            *(_ratio(row["machine"].get(kind)) for kind in KINDS if machine),
             f"{more['instructions']:+,}, {more['operations']:+,}" if more else "-",
             f"{done['skipped']['instructions']:,}, {done['skipped']['operations']:,}"
             if "skipped" in done
@@ -197,8 +223,11 @@ def _table(rows: Rows, timed: bool) -> str:
 
 
 def _time(row: Row, kind: str) -> str:
-    one = row["time"].get(kind)
-    return "-" if one is None else f"{one['ratio']:.3f}"
+    return _ratio(row["time"].get(kind, {}).get("ratio"))
+
+
+def _ratio(one: float | None) -> str:
+    return "-" if one is None else f"{one:.3f}"
 
 
 def _each(name: str, row: Row) -> str:
@@ -213,18 +242,18 @@ def _count(one: float | None) -> str:
     return "-" if one is None else f"{one:g}"
 
 
-def _behind(models: dict[str, Any]) -> Iterator[str]:
+def _behind(models: list[tuple[str, Rows]]) -> Iterator[str]:
     """Where a peer's row is better than the same here."""
     found: dict[tuple[str, str], list[str]] = {}
-    for model in models.values():
-        rows = model["rows"]
+    for title, rows in models:
         plain = rows[AGAIN]["work"]["computed"]["instructions"]
         for peer, ours in SAME.items():
             if peer in rows and ours in rows:
-                for what, words in _worse(rows[ours], rows[peer], LEAST * plain):
-                    found.setdefault((ours, what), []).append(f"{model['title']}: {words} ({peer})")
+                for what, words in _worse(rows[ours], rows[peer], plain):
+                    found.setdefault((ours, what), []).append(f"{title}: {words} ({peer})")
     yield (
-        f"In what is counted: instructions by more than {LEAST:.0%} of those of a plain step, and "
+        f"In what is counted: machine instructions by more than {LEAST:.1%} of a plain step's, or "
+        f"where they were not counted those of Python by more than {LEAST_OF_PYTHON:.0%}, and "
         "anything at all in waits and in what is held."
     )
     yield (
@@ -236,12 +265,16 @@ def _behind(models: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _worse(ours: Row, theirs: Row, margin: float) -> Iterator[tuple[str, str]]:
+def _worse(ours: Row, theirs: Row, plain: int) -> Iterator[tuple[str, str]]:
+    """`plain` is the number of Python instructions of the plain step."""
     for kind in KINDS:
-        done = [row["work"].get(kind) for row in (ours, theirs)]
-        if None not in done and done[0]["instructions"] > done[1]["instructions"] + margin:
-            words = [f"{one['instructions']:,} and {one['operations']:,}" for one in done]
-            yield f"{kind} step", f"{' to '.join(words)} instructions and operations"
+        machine = [row["machine"].get(kind) for row in (ours, theirs)]
+        python = [row["work"].get(kind, {}).get("instructions") for row in (ours, theirs)]
+        if None not in machine:
+            if machine[0] > machine[1] + LEAST:
+                yield f"{kind} step", f"{machine[0]:.3f} to {machine[1]:.3f} of a plain step"
+        elif None not in python and python[0] > python[1] + LEAST_OF_PYTHON * plain:
+            yield f"{kind} step", f"{python[0]:,} to {python[1]:,} Python instructions"
         waits = [row["waits"].get(kind) for row in (ours, theirs)]
         if None not in waits and waits[0] > waits[1]:
             yield f"waits of a {kind} step", f"{waits[0]:g} to {waits[1]:g}"

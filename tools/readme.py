@@ -26,11 +26,11 @@ def measured(root: Path = ROOT) -> str:
     """The section between README's markers."""
     results = root / "benchmarks" / "results"
     demo = json.loads((results / "demo.json").read_text())
-    overhead = json.loads((results / "overhead.json").read_text())
+    overhead = json.loads((results / "overhead_machine.json").read_text())
     model = root / "autocache" / "demo" / "models" / "shapes" / "measurement.json"
     drawn = json.loads(model.read_text())
-    added = overhead_page.never_skipping(overhead)
-    instructions = ", ".join(f"{name} {share:+.1%}" for name, share in added.items())
+    ratios = overhead_page.never_skipping(overhead)
+    steps = ", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
     return "\n".join(
         [
             "![plain, cached, and four times their difference](docs/pictures/demo.png)",
@@ -43,8 +43,8 @@ def measured(root: Path = ROOT) -> str:
             f"was",
             f"not trained on (`{drawn['command']}`).",
             "",
-            "Python instructions that a step has more of than the plain model's where nothing is",
-            f"skipped, on a model whose width is next to nothing: {instructions}",
+            "Machine instructions of a step in which nothing is skipped, as a ratio to the plain",
+            f"model's, on a FLUX of 57 blocks whose width is next to nothing: {steps}",
             f"(`{overhead['command']}`; [all methods and other libraries](docs/overhead.md)).",
             "",
         ]

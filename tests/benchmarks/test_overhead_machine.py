@@ -46,14 +46,12 @@ def test_without_valgrind_requests_do_nothing() -> None:
         callgrind.dump()
 
 
-def test_a_row_is_the_median_of_its_turns() -> None:
-    """And each turn's ratio is to the plain steps that ran just before."""
-    turns = [
-        {"plain": [990, 1000, 1020], "computed": [1009, 1010, 1090], "skipped": [100]},
-        {"plain": [2000], "computed": [2060], "skipped": [300]},
-        {"plain": [1000], "computed": [1000], "skipped": [90]},
-    ]
-    assert overhead_machine._row(turns) == {
+def test_a_row_is_of_the_usual_steps() -> None:
+    """Of each kind the median, as a ratio to the plain steps that ran just before."""
+    plain = [9000, 9000, 9000, 990, 1000, 1010, 9000]
+    own = [8000, 8000, 8000, 1020, 100, 1000, 8000]
+    kinds = ["computed"] * 4 + ["skipped"] + ["computed"] * 2
+    assert overhead_machine._row(plain, own, kinds) == {
         "computed": {"instructions": 1010, "ratio": 1.01},
         "skipped": {"instructions": 100, "ratio": 0.1},
     }
