@@ -11,11 +11,13 @@ import ctypes
 import functools
 import mmap
 import os
+import platform
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+PROCESSORS = ("x86_64", "AMD64")
 # How a program asks valgrind for something on x86-64: rotations of rdi that add up to none, which
 # without valgrind do nothing, with the address of the request in rax.
 _REQUEST = bytes.fromhex("4889f8 31d2 48c1c703 48c1c70d 48c1c73d 48c1c733 4887db 4889d0 c3")
@@ -45,7 +47,11 @@ def version() -> str:
 
 @contextlib.contextmanager
 def counting() -> Iterator[None]:
-    """Count in this block alone. What is outside runs ten times as fast for it."""
+    """Count in this block alone. What is outside runs ten times as fast for it.
+
+    Raises:
+        OSError: the processor is no x86-64.
+    """
     _request(_START)
     _request(_ZERO)
     try:
@@ -75,6 +81,8 @@ def _request(what: int) -> None:
 
 @functools.cache
 def _memory() -> mmap.mmap:
+    if platform.machine() not in PROCESSORS:
+        raise OSError(f"valgrind is asked in code of x86-64, and this is {platform.machine()}")
     memory = mmap.mmap(-1, len(_REQUEST), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     memory.write(_REQUEST)
     return memory

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,9 +42,24 @@ def test_what_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert callgrind.version()[0].isdigit()
 
 
-def test_without_valgrind_requests_do_nothing() -> None:
-    """A program is none the worse for them."""
-    with callgrind.counting():
+@pytest.mark.skipif(
+    platform.machine() not in callgrind.PROCESSORS, reason="the requests are code of x86-64"
+)
+def test_without_valgrind_requests_do_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program runs to its end, and writes nothing."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "benchmarks"))
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than given instructions that it does not know."""
+    callgrind._memory.cache_clear()
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    with pytest.raises(OSError, match="this is aarch64"):
         callgrind.dump()
 
 
