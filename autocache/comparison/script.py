@@ -8,7 +8,6 @@ of a call starts from the same noise.
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import runpy
 import sys
@@ -52,11 +51,11 @@ class _Calls:
 
     def __call__(self, wrapped: Any, pipe: Any, args: Any, kwargs: Any) -> Any:
         if self._within:  # A pipeline may be made of others.
-            return wrapped(pipe, *args, **kwargs)
-        call = _Call(pipe, _bound(wrapped, pipe, args, kwargs))
+            return wrapped(*args, **kwargs)
+        call = _Call(pipe, _bound(wrapped, args, kwargs))
         self._within = True
         try:
-            returned = wrapped(pipe, *args, **kwargs)
+            returned = wrapped(*args, **kwargs)
         finally:
             self._within = False
         self.seen.append(call)
@@ -157,39 +156,28 @@ def _watched(calls: _Calls) -> Iterator[None]:
     """See the calls of every pipeline that is made meanwhile."""
     from diffusers import DiffusionPipeline
 
-    register = DiffusionPipeline.register_modules
-    before: dict[type, Any] = {}
+    from autocache.runtime.wrapping import Wrapping
 
-    @functools.wraps(register)
-    def registering(pipe: Any, **components: Any) -> None:
-        register(pipe, **components)
+    watched: dict[type, Wrapping] = {}
+
+    def registering(register: Any, pipe: Any, args: Any, kwargs: Any) -> None:
+        register(*args, **kwargs)
         owner = next((one for one in type(pipe).__mro__ if "__call__" in vars(one)), None)
-        if owner is not None and owner not in before:
-            before[owner] = owner.__call__
-            owner.__call__ = _seen(owner.__call__, calls)
+        if owner is not None and owner not in watched:
+            watched[owner] = Wrapping(owner, "__call__", calls)
 
-    name = register.__name__
-    setattr(DiffusionPipeline, name, registering)
+    made = Wrapping(DiffusionPipeline, "register_modules", registering)
     try:
         yield
     finally:
-        setattr(DiffusionPipeline, name, register)
-        for owner, call in before.items():
-            owner.__call__ = call
+        for wrapping in (made, *watched.values()):
+            wrapping.off()
 
 
-def _seen(call: Any, calls: _Calls) -> Any:
-    @functools.wraps(call)
-    def seen(pipe: Any, *args: Any, **kwargs: Any) -> Any:
-        return calls(call, pipe, args, kwargs)
-
-    return seen
-
-
-def _bound(call: Any, pipe: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def _bound(call: Any, args: Any, kwargs: Any) -> dict[str, Any]:
     """The arguments by name, generators as their present state."""
-    given = inspect.signature(call).bind(pipe, *args, **kwargs)
-    named = dict(list(given.arguments.items())[1:])
+    given = inspect.signature(call).bind(*args, **kwargs)
+    named = dict(given.arguments)
     for name, parameter in given.signature.parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             named |= named.pop(name, {})

@@ -14,13 +14,12 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import wrapt
-
 from autocache.errors import PatchError
 from autocache.runtime import components, runs
 from autocache.runtime.changes import ALTERING
 from autocache.runtime.intercept import original_class
 from autocache.runtime.schedulers import SCHEDULER, has_denoiser
+from autocache.runtime.wrapping import Wrapping
 
 if TYPE_CHECKING:
     from autocache.runtime.session import Session
@@ -34,7 +33,7 @@ _sessions: tuple[weakref.ref[Session], ...] = ()
 _changing = threading.RLock()
 _heard: set[type] = set()
 """Classes of schedulers that are heard."""
-_wrapped: dict[tuple[type | None, str], Any] = {}
+_wrapped: dict[tuple[type, str], Wrapping] = {}
 
 
 def listening() -> list[Session]:
@@ -209,24 +208,10 @@ def _owner(cls: type, method: str) -> type | None:
 def _wrap(owner: type | None, method: str, wrapper: Callable) -> bool:
     """Wrap a method once; False when there is nothing to do."""
     with _changing:
-        if (owner, method) in _wrapped or not hasattr(owner, method):
+        if owner is None or (owner, method) in _wrapped or not hasattr(owner, method):
             return False
-        heard = _Heard(wrapper)
-        _wrapped[owner, method] = wrapt.wrap_function_wrapper(owner, method, heard), heard
+        _wrapped[owner, method] = Wrapping(owner, method, wrapper)
         return True
-
-
-class _Heard:
-    """A wrapper until it is taken off. Where another library has wrapped the same method since, it
-    stays beneath that, and does nothing any more."""
-
-    def __init__(self, wrapper: Callable) -> None:
-        self.wrapper: Callable | None = wrapper
-
-    def __call__(self, wrapped: Callable, instance: Any, args: tuple, kwargs: dict) -> Any:
-        if self.wrapper is None:
-            return wrapped(*args, **kwargs)
-        return self.wrapper(wrapped, instance, args, kwargs)
 
 
 def listen(session: Session) -> None:
@@ -291,9 +276,7 @@ def silence(session: Session | None) -> None:
         if not _sessions:
             _heard.clear()
         while _wrapped and not _sessions:
-            (owner, method), (handle, heard) = _wrapped.popitem()
-            heard.wrapper = None
-            wrapt.unwrap_object(owner, method, handle, missing_ok=True)
+            _wrapped.popitem()[1].off()
 
 
 def _others(session: Session | None) -> tuple[weakref.ref[Session], ...]:

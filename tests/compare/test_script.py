@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diffusers import FluxPipeline
+import wrapt
+from diffusers import DiffusionPipeline, FluxPipeline
 
 import autocache
 from autocache import demo
@@ -69,6 +70,40 @@ def test_the_plain_run_is_what_the_script_draws(script, tmp_path, capsys):
     said = capsys.readouterr()
     assert "drawn" not in said.out
     assert "drawn" in said.err
+
+
+def test_what_others_have_wrapped_is_as_before(script, tmp_path, monkeypatch):
+    """A tool that traces calls wraps the class: it is heard in the script, and stays."""
+    traced = []
+
+    def trace(wrapped, pipe, args, kwargs):
+        traced.append(kwargs["num_inference_steps"])
+        return wrapped(*args, **kwargs)
+
+    theirs = wrapt.FunctionWrapper(vars(FluxPipeline)["__call__"], trace)
+    monkeypatch.setattr(FluxPipeline, "__call__", theirs)
+    register = vars(DiffusionPipeline)["register_modules"]
+    workload = captured(script, [demo.path(), str(tmp_path / "own.npz")])
+    assert traced == [1, 3, 3]
+    assert workload.inputs[0]["prompt"] == "a small red circle"
+    assert vars(FluxPipeline)["__call__"] is theirs
+    assert vars(DiffusionPipeline)["register_modules"] is register
+
+
+def test_a_script_that_patches_its_pipeline(tmp_path):
+    """What the patch hears of the pipeline it still hears when the script is over."""
+    file = tmp_path / "patched.py"
+    patching = 'import autocache\nautocache.patch(pipe, "fora", interval=2)\npipe("a warm-up"'
+    file.write_text(SCRIPT.replace("import beside\n", "").replace('pipe("a warm-up"', patching))
+    workload = captured(file, [demo.path(), str(tmp_path / "own.npz")], calls=1)
+    pipe, (given,) = workload.pipe, workload.calls()
+    before = autocache.stats(pipe)
+    pipe(**given)
+    stats = autocache.stats(pipe)
+    autocache.unpatch(pipe)
+    assert (before.generations, stats.generations) == (2, 3)
+    assert stats.bytes_held == 0
+    assert stats.times.call > before.times.call
 
 
 def test_a_script_can_be_ended_after_some_calls(script, tmp_path):

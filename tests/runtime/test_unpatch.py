@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -219,17 +222,28 @@ def test_the_context_manager_unpatches_on_an_error_too() -> None:
 
 
 @pytest.mark.usefixtures("nothing_patched")
-def test_a_method_that_another_library_wrapped_since(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look", [getattr, inspect.getattr_static])
+@pytest.mark.parametrize("named", [False, True], ids=["plain", "functools.wraps"])
+def test_a_method_that_another_library_wrapped_since(
+    named: bool, look: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What of ours lies beneath its wrapper is inert once unpatched, and a later patch works."""
     pipe = make("flux")
     expected = run(pipe)
+    cls = type(pipe)
+    # What is there before is put back in the end, not what of ours lies beneath.
+    monkeypatch.setattr(cls, "__call__", vars(cls)["__call__"])
     with autocache.patch(pipe, "dit_block"):
-        cls, ours = type(pipe), type(pipe).__call__
-        monkeypatch.setattr(
-            cls, "__call__", lambda self, *args, **given: ours(self, *args, **given)
-        )
+        ours = look(cls, "__call__")
+
+        def theirs(self: Any, *args: Any, **given: Any) -> Any:
+            return ours.__get__(self, cls)(*args, **given)
+
+        monkeypatch.setattr(cls, "__call__", functools.wraps(ours)(theirs) if named else theirs)
+    assert not autocache.is_patched(pipe)
     assert torch.equal(run(pipe), expected)
     with autocache.patch(pipe, "dit_block") as patch:
         run(pipe)
         assert patch.stats().blocks.share < 1
         assert patch.stats().generations == 1
+    assert torch.equal(run(pipe), expected)
