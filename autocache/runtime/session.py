@@ -37,7 +37,7 @@ from autocache.runtime.part import Part
 from autocache.runtime.record import StepRecord
 from autocache.runtime.subject import Subject
 from autocache.runtime.totals import Totals
-from autocache.runtime.track import IDLE, Branch, Here, Track, Tracks
+from autocache.runtime.track import IDLE, Acting, Branch, Here, Track, Tracks
 
 if TYPE_CHECKING:
     from autocache.runtime.ledger import Ledger
@@ -308,8 +308,7 @@ class Session(Listener):
             self.here.refused = False
             return
         track = self.here.track
-        track.forget()
-        track.clock.restart()
+        track.break_off()
         track.surrounded = False
         self.here.resume(track)
 
@@ -321,7 +320,13 @@ class Session(Listener):
         here.resume(track)
         if call is None:
             return
-        record = call.record
+        try:
+            self._conclude(track, call.record, moments)
+        except BaseException:
+            track.break_off()
+            raise
+
+    def _conclude(self, track: Track, record: StepRecord, moments: Acting) -> None:
         if moments:
             for part, moment in zip(self.parts, moments, strict=True):
                 if moment is not None:

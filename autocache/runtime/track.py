@@ -161,6 +161,11 @@ class Track:
         self.unlike, self.looked = None, 0
         self.spoiled = False
 
+    def break_off(self) -> None:
+        """What is left is of no generation any more, and the next call starts one."""
+        self.forget()
+        self.clock.restart()
+
     def finish(self, keep: bool) -> None:
         """The generation is over, however it ended; what is cached may be to `keep`."""
         if not keep:

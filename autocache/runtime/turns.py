@@ -31,8 +31,7 @@ def broken_off(session: Session, track: Track) -> None:
             "what this one leaves; make this one for another request: with "
             "autocache.request(model): ..."
         )
-    track.forget()
-    track.clock.restart()
+    track.break_off()
 
 
 def change(session: Session, track: Track, time: Callable[[], float]) -> None:
@@ -49,8 +48,7 @@ def change(session: Session, track: Track, time: Callable[[], float]) -> None:
         before, direction = clock.last
         told = session.spec.timestep is not None
         sure = caller.change(before if told else None, time(), direction)
-        track.forget()
-        clock.restart()
+        track.break_off()
     if sure:
         caller.forget()
         session.here.refused = True

@@ -326,6 +326,34 @@ def test_one_branch_alone_is_not_cached() -> None:
         assert patch.stats().blocks == whole.stats().blocks
 
 
+def test_what_did_not_fit_is_of_no_generation_any_more() -> None:
+    """In a loop of one's own, whose next generation begins at the time of the call that failed."""
+    model, inputs = tiny.build("WanTransformer3DModel")
+    first, later = inputs(1000.0), inputs(500.0)
+    options = CHOICES["attention"]
+    with torch.no_grad(), autocache.patch(model, "attention", **options) as patch:
+        model(**first)
+        model(**later)
+        stats = patch.stats()
+        places = len(stats.steps[-1].sites)
+        room = stats.bytes_peak // places
+    # For one place in one guidance branch: with a second beside it nothing can be kept.
+    with (
+        torch.no_grad(),
+        autocache.patch(model, "attention", **options, memory_limit=room) as patch,
+    ):
+        model(**first)
+        with pytest.raises(MemoryLimitError, match="in 2 guidance branches"):
+            model(**first)
+        assert patch.stats().bytes_held == 0
+        model(**first)
+        model(**later)
+        (computed, reused) = patch.stats().steps[-2:]
+    assert (computed.branch, computed.step) == ("0", 0)
+    assert (reused.branch, reused.step) == ("0", 1)
+    assert sum(done != "computed" for done in reused.sites.values()) == 1
+
+
 def test_what_was_chosen_is_said_once(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     """In one line: what is wanted, in which form it is held, and how many places go without."""
     _, peak, _ = runs.wanted("attention")
