@@ -18,7 +18,7 @@ from pipelines.tiny_pipelines import denoisers
 from torch import nn
 
 import autocache
-from autocache.errors import AutocacheError
+from autocache.errors import AutocacheError, MemoryLimitError
 
 Script = tuple[tuple[int, Any], ...]
 """What happens in a generation: after which step, and what; or at which call of a block."""
@@ -202,6 +202,25 @@ def expected_call(subject: Subject, seed: int) -> torch.Tensor:
     if key not in _calls:
         _calls[key] = call(changed(subject.kind, log), seed)
     return _calls[key]
+
+
+def called(subject: Subject, seed: int) -> torch.Tensor | str:
+    """What a single call makes, or the words with which a memory limit refuses it."""
+    try:
+        return call(subject.target, seed)
+    except MemoryLimitError as error:
+        return str(error)
+
+
+def called_afresh(subject: Subject, seed: int) -> torch.Tensor | str:
+    """The same of a target to which nothing happened but the same changes and the same cache."""
+    assert subject.cache is not None
+    fresh = Subject(subject.kind, subject.log)
+    fresh.put_on(subject.cache)
+    fresh.switch(subject.enabled)
+    made = called(fresh, seed)
+    fresh.take_off()
+    return made
 
 
 def _anatomy(module: nn.Module) -> str:

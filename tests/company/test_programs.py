@@ -21,6 +21,9 @@ from company.subjects import KINDS
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+import autocache
+from autocache.runtime.signals import listening
+
 PROGRAMS = dict(zip(KINDS, (200, 200, 60, 250, 250, 60), strict=True))
 TIMES = float(os.environ.get("AUTOCACHE_PROGRAMS", "1"))
 
@@ -34,6 +37,9 @@ def _quiet(nothing_patched: None) -> Iterator[None]:
     yield
     logging.disable(logging.NOTSET)
     gc.unfreeze()
+    # A program that failed is kept alive by its traceback, and would be heard in the next one.
+    for session in listening():
+        autocache.unpatch(session.model)
 
 
 def _settings(kind: str) -> settings:
