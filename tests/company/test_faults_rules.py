@@ -13,6 +13,7 @@ from company.faults import Broken
 from pipelines.tiny_pipelines import make, run
 
 import autocache
+import tiny
 from autocache.how import Reuse
 from autocache.probe import FirstBlocks
 from autocache.runtime.entry import Value
@@ -108,6 +109,27 @@ def test_a_rule_that_raises(pipeline: str, where: str, probed: bool, kind: type)
     assert ("settle" in sprung) == (where == "denoiser")
     patch.unpatch()
     assert not autocache.is_patched(pipe)
+
+
+@pytest.mark.parametrize("called", ["decide", "learn"])
+def test_a_rule_that_raises_in_a_loop_of_ones_own(called: str) -> None:
+    """Nobody says when a generation begins there, and the next one begins at the same time."""
+    model, inputs = tiny.build("FluxTransformer2DModel")
+    trap = Trap(called, 0, Broken(called))
+
+    def loop() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [model(**inputs(time))[0] for time in (1.0, 0.75, 0.5, 0.25)]
+
+    with autocache.patch(model, when=EveryOther(trap), where=Blocks(), how=Reuse()) as patch:
+        with pytest.raises(Broken):
+            loop()
+        assert patch.stats().bytes_held == 0
+        made, steps = loop(), patch.stats().steps[-4:]
+    with autocache.patch(model, when=EveryOther(Trap()), where=Blocks(), how=Reuse()):
+        assert all(map(torch.equal, made, loop()))
+    assert [(step.branch, step.step) for step in steps] == [("0", nth) for nth in range(4)]
+    assert [step.action for step in steps] == ["computed", "reused"] * 2
 
 
 @pytest.mark.parametrize("name", ["timesteps", "stepping", "arrange", "accept"])
