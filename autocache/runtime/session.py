@@ -323,6 +323,7 @@ class Session(Listener):
         try:
             self._conclude(track, call.record, moments)
         except BaseException:
+            # The denoiser has returned: nobody else hears that its call failed after all.
             track.break_off()
             raise
 
