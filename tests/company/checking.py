@@ -105,6 +105,9 @@ class Checked(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever happened: off is off, and nothing is left."""
         if sys.exc_info()[0] is not None:
+            # It failed, or was given up by the search, which does so without a word: either way it
+            # is no part of the programs to come.
+            autocache.unpatch(self.subject.target)
             return
         self.check(self.subject, Generation())
         self.take_off()

@@ -68,6 +68,7 @@ def test_random_programs(kind: str) -> None:
     originals = Originals()
     machine = type("Program", (Programs,), {"kind": kind, "seen": seen, "originals": originals})
     run_state_machine_as_test(machine, settings=_settings(kind))
+    gc.collect()
     assert originals.changed() == []
     assert seen["program"] >= round(PROGRAMS[kind] * TIMES)
     if TIMES >= 1:
