@@ -153,8 +153,9 @@ def main() -> None:
     options = parser().parse_args()
     torch.set_num_threads(1)
     models = gpu_models.models(options.tiny, LISTING)
+    tiny = " --tiny" if options.tiny else ""
     result = {
-        "command": f"python benchmarks/overhead.py --rounds {options.rounds}",
+        "command": f"python benchmarks/overhead.py --rounds {options.rounds}{tiny}",
         "machine": host(),
         "versions": versions("cache_dit"),
         "computed_first": FIRST,

@@ -111,19 +111,33 @@ def main() -> None:
     if options.inside:
         dump_steps(options.model[0], options.row, options.tiny)
         return
-    before = json.loads(options.out.read_text())["models"] if options.out.exists() else {}
-    result = {
-        "command": "python benchmarks/overhead_machine.py",
-        "machine": host(),
-        "versions": {**versions("cache_dit"), "valgrind": callgrind.version()},
-        "models": before,
-    }
+    result = _so_far(options)
     for name in options.model or MODELS:
         rows = measure(name, options.row, options.tiny)
-        result["models"][name] = {**before.get(name, {}), **rows}
+        result["models"].setdefault(name, {}).update(rows)
         for method, row in rows.items():
             print(name, method, json.dumps(row), flush=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _so_far(options: argparse.Namespace) -> dict[str, Any]:
+    """The result without the rows to come: what the file has, where that is of the same."""
+    about = {
+        "command": f"python benchmarks/overhead_machine.py{' --tiny' if options.tiny else ''}",
+        "machine": host(),
+        "versions": {**versions("cache_dit"), "valgrind": callgrind.version()},
+    }
+    if not options.out.exists():
+        return {**about, "models": {}}
+    before = json.loads(options.out.read_text())
+    others = [name for name, value in about.items() if before.get(name) != value]
+    if others:
+        # Its rows would be taken for measured like those to come.
+        raise SystemExit(
+            f"{options.out} has another {', '.join(others)} than this run: give another --out, "
+            "or remove it"
+        )
+    return before
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,3 +74,29 @@ def test_a_row_is_of_the_usual_steps() -> None:
         "computed": {"instructions": 1010, "ratio": 1.01},
         "skipped": {"instructions": 100, "ratio": 0.1},
     }
+
+
+def test_rows_are_added_to_what_was_measured_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And to nothing else: by another command or version, a file is left as it is."""
+    out, chosen = tmp_path / "found.json", ["--model=wan_narrow", "--row=one"]
+    first, again = ({"computed": {"instructions": 3, "ratio": ratio}} for ratio in (1.5, 1.6))
+    measured = iter([{"one": first, "other": first}, {"one": again}])
+    monkeypatch.setattr(callgrind, "version", lambda: "3.19.0")
+    monkeypatch.setattr(overhead_machine, "measure", lambda *_: next(measured))
+
+    def run(*more: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", ["", *chosen, f"--out={out}", *more])
+        overhead_machine.main()
+        return json.loads(out.read_text())["models"]
+
+    assert run() == {"wan_narrow": {"one": first, "other": first}}
+    assert run() == {"wan_narrow": {"one": again, "other": first}}
+    written = out.read_text()
+    with pytest.raises(SystemExit, match="has another command than this run: give another"):
+        run("--tiny")
+    monkeypatch.setattr(callgrind, "version", lambda: "3.20.0")
+    with pytest.raises(SystemExit, match="has another versions"):
+        run()
+    assert out.read_text() == written
